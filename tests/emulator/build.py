@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""Compiles kernels for the emulator: `.cu` files as C++, into one shared library.
+
+Objects are kept in build/emulator under a hash of all that they depend on, so that a run after a
+small change compiles one file.
+"""
+
+import hashlib
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+BUILD = ROOT / "build" / "emulator"
+COMPILER = os.environ.get("CXX", "g++")
+COMMON = [
+    "-std=c++20",
+    "-fPIC",
+    "-g1",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    f"-I{ROOT / 'csrc'}",
+    f"-I{HERE}",
+]
+# Variables that are read before they are written get a pattern that shows in the results.
+MODES = {
+    "plain": ["-O1", "-ftrivial-auto-var-init=pattern"],
+    "asan": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "race": ["-O1", "-DEMULATOR_RACES"],
+}
+RUNTIME = [HERE / "emulator.cpp", HERE / "launchers.cpp"]
+
+
+def kernel_sources() -> list[Path]:
+    return sorted((ROOT / "csrc").glob("*/cuda/*.cu"))
+
+
+@cache
+def _headers_hash() -> bytes:
+    digest = hashlib.sha256()
+    for folder in (ROOT / "csrc", HERE):
+        for header in sorted([*folder.rglob("*.h"), *folder.rglob("*.cuh")]):
+            digest.update(str(header.relative_to(ROOT)).encode() + header.read_bytes())
+    return digest.digest()
+
+
+def _object(source: Path, text: str, mode: str) -> Path:
+    """The object of `source` with `text` in place of what the file holds."""
+    flags = [*COMMON, *MODES[mode]]
+    if mode == "race" and source.suffix == ".cu":
+        flags.append("-fsanitize=thread")
+    key = hashlib.sha256(_headers_hash() + " ".join([COMPILER, *flags, text]).encode())
+    result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
+    if not result.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        partial = result.with_suffix(f".{os.getpid()}.partial")
+        located = f'#line 1 "{source}"\n{text}'
+        run([COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), "-"], located)
+        partial.replace(result)
+    return result
+
+
+def run(command: list[str], stdin: str = "") -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def library(mode: str, changed: dict[Path, str] | None = None) -> Path:
+    """The library of all kernels; `changed` has new texts of sources."""
+    detector = [HERE / "race.cpp"] if mode == "race" else []
+    sources = [*RUNTIME, *detector, *kernel_sources()]
+    texts = [(changed or {}).get(source) or source.read_text() for source in sources]
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(_object, sources, texts, [mode] * len(sources)))
+    key = hashlib.sha256(" ".join(map(str, objects)).encode())
+    result = BUILD / f"kernels-{mode}-{key.hexdigest()[:16]}.so"
+    if not result.exists():
+        partial = result.with_suffix(f".{os.getpid()}.partial")
+        flags = MODES["asan"] if mode == "asan" else []
+        run([COMPILER, "-shared", *flags, "-o", str(partial), *map(str, objects)])
+        partial.replace(result)
+    return result

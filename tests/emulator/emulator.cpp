@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: MIT
+// The scheduler: every thread of a block is a fiber with a stack of its own, and runs until it waits
+// at a barrier or a collective of its warp. The order of turns depends on the seed.
+//
+// An error inside a kernel abandons the block and is thrown from the launch, as a C++ exception.
+#include "emulator.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <sstream>
+#include <string>
+
+#include "race.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes)
+#endif
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace openseg {
+namespace emulator {
+namespace {
+
+constexpr int max_threads = 1024;
+constexpr int max_arrays = 32;
+constexpr int64_t stack_bytes = 256 << 10;
+constexpr int64_t guard_bytes = 4096;
+
+enum class State { ready, waiting, done };
+
+struct Fiber {
+  void* stack_pointer;
+  State state;
+  const char* waits_for;
+  int line;
+  int arrays;  // shared arrays taken so far
+};
+
+struct Warp {
+  const char* name;  // what its lanes wait for, if any has arrived
+  int line;
+  int arrived;
+  uint32_t phase;
+  void* operands[32];
+};
+
+struct Array {
+  char* allocation;
+  int64_t bytes;
+};
+
+struct {
+  uint64_t seed = 0;
+  int64_t shared_limit = 99 << 10;
+} settings;
+
+char* stacks;
+Fiber fibers[max_threads];
+Warp warps[max_threads / 32];
+Array arrays[max_arrays];
+int array_count;
+int64_t shared_left;
+int threads;
+int current;
+int waiting_at_barrier;
+int barrier_line;
+uint32_t block_phase;
+std::string error;
+uint64_t random_state;
+void* scheduler_stack_pointer;
+void (*kernel_entry)(const void*);
+const void* kernel_call;
+
+// Saves the callee-saved registers on the stack that is left and takes them from the one entered.
+__attribute__((naked, noinline)) void switch_stack(void** /*leave*/, void* /*enter*/) {
+  asm("push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15;"
+      "mov %rsp, (%rdi); mov %rsi, %rsp;"
+      "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret");
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+const void* scheduler_bottom;
+size_t scheduler_size;
+#endif
+
+char* stack_of(int thread) {
+  return stacks + thread * stack_bytes;
+}
+
+void to_scheduler() {
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, scheduler_bottom, scheduler_size);
+#endif
+  switch_stack(&fibers[current].stack_pointer, scheduler_stack_pointer);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#endif
+}
+
+void to_thread(int thread) {
+  current = thread;
+  threadIdx.x = (unsigned)thread;
+  place = {true, place.block, (uint32_t)thread, block_phase, warps[thread / 32].phase};
+#if defined(__SANITIZE_ADDRESS__)
+  void* fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, stack_of(thread), stack_bytes);
+#endif
+  switch_stack(&scheduler_stack_pointer, fibers[thread].stack_pointer);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#endif
+  place.in_kernel = false;
+}
+
+template <typename... Parts>
+[[noreturn]] void fail_in_kernel(const Parts&... parts) {
+  place.in_kernel = false;
+  std::ostringstream message;
+  message << "block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << ") thread "
+          << current << ": ";
+  (message << ... << parts);
+  error = message.str();
+  to_scheduler();
+  std::abort();
+}
+
+void wait(const char* name, int line) {
+  Fiber& fiber = fibers[current];
+  fiber.state = State::waiting;
+  fiber.waits_for = name;
+  fiber.line = line;
+  to_scheduler();
+}
+
+void wake(int begin, int end) {
+  for (int thread = begin; thread < end; ++thread) {
+    fibers[thread].state = State::ready;
+  }
+}
+
+void fiber_main() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
+#endif
+  kernel_entry(kernel_call);
+  fibers[current].state = State::done;
+  to_scheduler();
+  std::abort();
+}
+
+void start_fiber(int thread) {
+  constexpr int saved_registers = 6;
+  // The return address lies at a multiple of 16, so that fiber_main is entered like any function.
+  void** const top = (void**)(stack_of(thread) + stack_bytes) - 2;
+  *top = (void*)fiber_main;
+  fibers[thread] = {top - saved_registers, State::ready, nullptr, 0, 0};
+}
+
+void allocate_stacks() {
+  if (stacks == nullptr) {
+    stacks = (char*)mmap(nullptr, max_threads * stack_bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    OPENSEG_CHECK(stacks != MAP_FAILED, "emulator: no memory for stacks");
+    for (int thread = 0; thread < max_threads; ++thread) {
+      mprotect(stack_of(thread), guard_bytes, PROT_NONE);
+    }
+  }
+  ASAN_UNPOISON_MEMORY_REGION(stacks, max_threads * stack_bytes);
+}
+
+uint64_t random_below(uint64_t bound) {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return (random_state >> 33) % bound;
+}
+
+// Seed 0 takes the threads in their order, 1 in the reverse one, others in a new order each time.
+void next_turns(int* turns) {
+  for (int i = 0; i < threads; ++i) {
+    turns[i] = settings.seed == 1 ? threads - 1 - i : i;
+  }
+  for (int i = threads - 1; settings.seed > 1 && i > 0; --i) {
+    std::swap(turns[i], turns[random_below(i + 1)]);
+  }
+}
+
+std::string deadlock() {
+  std::ostringstream message;
+  message << "no thread can go on:";
+  for (int thread = 0; thread < threads; ++thread) {
+    const Fiber& fiber = fibers[thread];
+    const Fiber* const before = thread > 0 ? &fibers[thread - 1] : nullptr;
+    if (before && before->state == fiber.state && before->line == fiber.line) {
+      continue;
+    }
+    message << "\n  from thread " << thread << ": ";
+    if (fiber.state == State::done) {
+      message << "has returned";
+    } else {
+      message << "waits for " << fiber.waits_for << " of line " << fiber.line;
+    }
+  }
+  return message.str();
+}
+
+void release_arrays() {
+  for (int i = 0; i < array_count; ++i) {
+    ASAN_UNPOISON_MEMORY_REGION(arrays[i].allocation, 16);
+    std::free(arrays[i].allocation);
+  }
+  array_count = 0;
+}
+
+void run_block(int64_t shared_bytes) {
+  int turns[max_threads];
+  shared_left = shared_bytes;
+  waiting_at_barrier = 0;
+  block_phase = 0;
+  for (int thread = 0; thread < threads; ++thread) {
+    start_fiber(thread);
+    warps[thread / 32] = {};
+  }
+  for (int left = threads; left > 0 && error.empty();) {
+    next_turns(turns);
+    bool moved = false;
+    for (int i = 0; i < threads && error.empty(); ++i) {
+      if (fibers[turns[i]].state == State::ready) {
+        to_thread(turns[i]);
+        moved = true;
+        left -= fibers[turns[i]].state == State::done;
+      }
+    }
+    if (!moved) {
+      error = deadlock();
+    }
+  }
+  release_arrays();
+}
+
+}  // namespace
+
+void collective(const char* name, int line, void* operand, void (*combine)(void* const*)) {
+  Warp& warp = warps[current / 32];
+  if (warp.arrived == 0) {
+    warp.name = name;
+    warp.line = line;
+  } else if (std::strcmp(warp.name, name) != 0 || warp.line != line) {
+    fail_in_kernel(name, " of line ", line, ", but other lanes of this warp are in ", warp.name,
+                   " of line ", warp.line);
+  }
+  warp.operands[current % 32] = operand;
+  if (++warp.arrived < 32) {
+    wait(name, line);
+    return;
+  }
+  combine(warp.operands);
+  warp.arrived = 0;
+  wake(current / 32 * 32, current / 32 * 32 + 32);
+}
+
+void* shared_array(int64_t bytes) {
+  constexpr int64_t alignment = 16;
+  const int index = fibers[current].arrays++;
+  if (index < array_count) {
+    if (arrays[index].bytes != bytes) {
+      fail_in_kernel("shared array ", index, " has ", bytes, " bytes, in another thread ",
+                     arrays[index].bytes);
+    }
+    return arrays[index].allocation + alignment;
+  }
+  shared_left -= (bytes + alignment - 1) / alignment * alignment;
+  if (shared_left < 0 || index == max_arrays) {
+    fail_in_kernel("more shared memory is taken than the launch asked for");
+  }
+  // An odd multiple of 16: what needs more alignment does not get it by luck.
+  void* memory = nullptr;
+  if (posix_memalign(&memory, 2 * alignment, alignment + bytes) != 0) {
+    fail_in_kernel("no memory");
+  }
+  char* const allocation = (char*)memory;
+  std::memset(allocation, 0xff, alignment + bytes);
+  ASAN_POISON_MEMORY_REGION(allocation, alignment);
+  arrays[array_count++] = {allocation, bytes};
+  forget_shared(allocation + alignment, bytes);
+  return allocation + alignment;
+}
+
+void run(dim3 grid, int block_threads, int64_t shared_bytes, void (*entry)(const void*),
+         const void* call) {
+  OPENSEG_CHECK(block_threads > 0 && block_threads <= max_threads && block_threads % 32 == 0,
+                "emulator: a block of ", block_threads, " threads");
+  OPENSEG_CHECK(grid.x < 1u << 31 && grid.y < 65536 && grid.z < 65536, "emulator: a grid of ",
+                grid.x, " x ", grid.y, " x ", grid.z, " blocks");
+  OPENSEG_CHECK(shared_bytes <= settings.shared_limit, "emulator: ", shared_bytes,
+                " bytes of shared memory, the architecture has ", settings.shared_limit);
+  allocate_stacks();
+  forget_everything(stacks, max_threads * stack_bytes);
+  error.clear();
+  threads = block_threads;
+  kernel_entry = entry;
+  kernel_call = call;
+  random_state = settings.seed;
+  blockDim = {block_threads};
+  gridDim = grid;
+  place.block = 0;
+  for (unsigned z = 0; z < grid.z && error.empty(); ++z) {
+    for (unsigned y = 0; y < grid.y && error.empty(); ++y) {
+      for (unsigned x = 0; x < grid.x && error.empty(); ++x, ++place.block) {
+        blockIdx = {x, y, z};
+        run_block(shared_bytes);
+      }
+    }
+  }
+  OPENSEG_CHECK(error.empty(), "emulator: ", error);
+  OPENSEG_CHECK(race_report() == nullptr, "emulator: ", race_report());
+}
+
+}  // namespace emulator
+
+using namespace emulator;
+
+void sync_block(int line) {
+  if (waiting_at_barrier > 0 && line != barrier_line) {
+    fail_in_kernel("sync_block of line ", line, ", but other threads are in the one of line ",
+                   barrier_line);
+  }
+  barrier_line = line;
+  if (++waiting_at_barrier < threads) {
+    wait("sync_block", line);
+  } else {
+    waiting_at_barrier = 0;
+    ++block_phase;
+    wake(0, threads);
+  }
+  place.block_phase = block_phase;
+}
+
+void sync_warp(int line) {
+  collective("sync_warp", line, nullptr, [](void* const*) { ++warps[current / 32].phase; });
+  place.warp_phase = warps[current / 32].phase;
+}
+
+void atomic_add(uint32_t* address, uint32_t value) {
+  watch(address, sizeof *address, Access::atomic, __builtin_return_address(0));
+  *address += value;
+}
+
+void atomic_add(uint64_t* address, uint64_t value) {
+  watch(address, sizeof *address, Access::atomic, __builtin_return_address(0));
+  *address += value;
+}
+
+void atomic_max(uint64_t* address, uint64_t value) {
+  watch(address, sizeof *address, Access::atomic, __builtin_return_address(0));
+  *address = std::max(*address, value);
+}
+
+float to_float(float16 value) {
+  _Float16 half;
+  std::memcpy(&half, &value.bits, sizeof half);
+  return (float)half;
+}
+
+float16 to_float16(float value) {
+  const _Float16 half = (_Float16)value;
+  float16 result;
+  std::memcpy(&result, &half, sizeof half);
+  return result;
+}
+
+bfloat16 to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return {std::isnan(value) ? (uint16_t)0x7fff : (uint16_t)(rounded >> 16)};
+}
+
+int64_t shared_memory_limit() {
+  return settings.shared_limit;
+}
+
+int multiprocessor_count() {
+  return 2;
+}
+
+}  // namespace openseg
+
+extern "C" void emulator_configure(uint64_t seed, int64_t shared_limit) {
+  openseg::emulator::settings.seed = seed;
+  openseg::emulator::settings.shared_limit = shared_limit;
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+// The primitives of csrc/common/device.cuh on a CPU: a CUDA thread is a fiber, blocks run one after
+// the other, and what CUDA leaves undefined is an error or shows in the results.
+//
+// What is not modelled: speed, registers, banks, the rounding of tensor cores, and any order of
+// accesses other than by sync_block and sync_warp.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "common/check.h"
+#include "common/dtype.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3(int64_t x = 1, int64_t y = 1, int64_t z = 1)
+      : x((unsigned)x), y((unsigned)y), z((unsigned)z) {}
+};
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace openseg {
+namespace emulator {
+
+// Blocks the calling thread until all lanes of its warp are here with the same name and line; the
+// last one runs `combine`, which sees the operand of every lane.
+void collective(const char* name, int line, void* operand, void (*combine)(void* const* lanes));
+
+void* shared_array(int64_t bytes);
+void run(dim3 grid, int threads, int64_t shared_bytes, void (*entry)(const void*),
+         const void* call);
+
+template <typename Operand>
+Operand& operand_of(void* const* lanes, int lane) {
+  return *static_cast<Operand*>(lanes[lane]);
+}
+
+}  // namespace emulator
+
+void sync_block(int line = __builtin_LINE());
+void sync_warp(int line = __builtin_LINE());
+
+inline float shuffle_xor(float value, int lane_mask, int line = __builtin_LINE()) {
+  struct Operand {
+    float value;
+    int lane_mask;
+    float result;
+  } mine{value, lane_mask, 0};
+  emulator::collective("shuffle_xor", line, &mine, [](void* const* lanes) {
+    for (int lane = 0; lane < 32; ++lane) {
+      auto& operand = emulator::operand_of<Operand>(lanes, lane);
+      operand.result =
+          emulator::operand_of<Operand>(lanes, (lane ^ operand.lane_mask) % 32).value;
+    }
+  });
+  return mine.result;
+}
+
+void atomic_add(uint32_t* address, uint32_t value);
+void atomic_add(uint64_t* address, uint64_t value);
+void atomic_max(uint64_t* address, uint64_t value);
+
+inline float float_from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+float to_float(float16 value);
+
+float16 to_float16(float value);
+bfloat16 to_bfloat16(float value);
+
+inline void store(float* to, float value) {
+  *to = value;
+}
+
+inline void store(float16* to, float value) {
+  *to = to_float16(value);
+}
+
+inline void store(bfloat16* to, float value) {
+  *to = to_bfloat16(value);
+}
+
+inline float exp_fast(float x) {
+  return std::exp(x);
+}
+
+inline float log_fast(float x) {
+  return std::log(x);
+}
+
+// Every array is an allocation of its own, aligned to 16 bytes and no more, filled with NaN.
+class SharedMemory {
+ public:
+  SharedMemory() : on_device_(true) {}
+  explicit SharedMemory(char*) : on_device_(false) {}
+
+  template <typename T>
+  T* take(int64_t count) {
+    const int64_t size = count * (int64_t)sizeof(T);
+    bytes_ += (size + 15) / 16 * 16;
+    return on_device_ ? static_cast<T*>(emulator::shared_array(size)) : nullptr;
+  }
+
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  bool on_device_;
+  int64_t bytes_ = 0;
+};
+
+int64_t shared_memory_limit();
+int multiprocessor_count();
+
+template <typename Call>
+void launch(void (*kernel)(Call), dim3 grid, int threads, int64_t shared_bytes, void* /*stream*/,
+            const Call& call) {
+  struct Packed {
+    void (*kernel)(Call);
+    const Call& call;
+  } packed{kernel, call};
+  emulator::run(
+      grid, threads, shared_bytes,
+      [](const void* pointer) {
+        const Packed& packed = *static_cast<const Packed*>(pointer);
+        packed.kernel(packed.call);
+      },
+      &packed);
+}
+
+}  // namespace openseg

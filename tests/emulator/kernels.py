@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Calls launchers of the emulated library on NumPy arrays, without torch.
+
+The arguments of a launcher are a struct; its layout is read from the operator's header, so that
+nothing about it is written twice.
+"""
+
+import ctypes
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+SHARED_LIMITS = {"8.0": 163 << 10, "8.6": 99 << 10, "9.0": 227 << 10}  # bytes for a block
+_SCALARS = {
+    "int64_t": ctypes.c_int64,
+    "int": ctypes.c_int,
+    "bool": ctypes.c_bool,
+    "float": ctypes.c_float,
+    "DType": ctypes.c_int,
+}
+
+
+class KernelError(Exception):
+    """What the emulator, the race detector or a launcher found wrong."""
+
+
+@cache
+def dtypes() -> dict[str, int]:
+    header = (CSRC / "common/dtype.h").read_text()
+    names = re.search(r"enum class DType \{(.*?)\}", header, re.S)[1]
+    return {name.strip(): value for value, name in enumerate(names.split(","))}
+
+
+@cache
+def call_struct(operator: str, name: str) -> type[ctypes.Structure]:
+    """The struct `name` of csrc/<operator>/<operator>.h."""
+    header = re.sub(r"//.*", "", (CSRC / operator / f"{operator}.h").read_text())
+    body = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.S)[1]
+    fields = []
+    for declaration in filter(None, map(str.strip, body.split(";"))):
+        is_pointer = "*" in declaration
+        type_name, names = re.fullmatch(r"(?:const )?(\w+)\*? (.*)", declaration, re.S).groups()
+        kind = ctypes.c_void_p if is_pointer else _SCALARS[type_name]
+        fields += [(field.strip(), kind) for field in names.split(",")]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+class Kernels:
+    """The launchers of one library, under one order of turns of the threads."""
+
+    def __init__(self, library: str, seed: int = 0, architecture: str = "8.6"):
+        self._library = ctypes.CDLL(library)
+        self._path = library
+        self._configuration = (
+            ctypes.c_uint64(seed),
+            ctypes.c_int64(SHARED_LIMITS[architecture]),
+        )
+
+    def call(self, launcher: str, operator: str, struct: str, **fields: Any) -> None:
+        """Calls `launcher`; arrays are passed as pointers, dtypes as `np.dtype` or by name."""
+        self._library.emulator_configure(*self._configuration)
+        call_type = call_struct(operator, struct)
+        missing = {name for name, _ in call_type._fields_} ^ fields.keys()
+        assert not missing, f"{struct} and the call differ in {missing}"
+        call = call_type(**{name: _plain(value) for name, value in fields.items()})
+        function = getattr(self._library, launcher)
+        function.restype = ctypes.c_char_p
+        message = function(ctypes.byref(call))
+        if message is not None:
+            raise KernelError(self._with_lines(message.decode()))
+
+    def _with_lines(self, message: str) -> str:
+        """Addresses of code in a race report as file and line."""
+        base = next(
+            int(line.split("-")[0], 16)
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if line.endswith(self._path)
+        )
+
+        def located(match: re.Match) -> str:
+            address = hex(int(match[0], 16) - base - 1)
+            command = ["addr2line", "-s", "-e", self._path, address]
+            return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+        return re.sub(r"0x[0-9a-f]+", located, message)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.ctypes.data
+    if isinstance(value, str):
+        return dtypes()[value]
+    return value
