@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Kernels that are broken on purpose: each is the real source with one mistake of a common kind.
+
+A mode that lets one of them pass has lost its eyes.
+"""
+
+from typing import NamedTuple
+
+ASAN = r"AddressSanitizer: (heap-buffer-overflow|SEGV|use-after-poison|unknown-crash)"
+MISALIGNED = "misaligned address"
+RACE_READ = "race, read after write"
+RACE_WRITE = "race, write after (read|write)"
+UNWRITTEN = "read of shared memory that was never written"
+VALUES = "AssertionError"
+
+
+class Mutant(NamedTuple):
+    operator: str
+    mistake: str
+    mode: str
+    report: str  # what the output of the run has to match
+    old: str  # occurs once in the operator's .cu
+    new: str
+
+
+MUTANTS = [
+    Mutant(
+        "confusion_matrix",
+        "no barrier after clearing",
+        "race",
+        RACE_WRITE,
+        "  sync_block();\n  const int64_t stride",
+        "  const int64_t stride",
+    ),
+    Mutant(
+        "confusion_matrix",
+        "no barrier before merging",
+        "race",
+        RACE_READ,
+        "  sync_block();\n  for (int cell",
+        "  for (int cell",
+    ),
+    Mutant(
+        "confusion_matrix",
+        "counters not cleared",
+        "race",
+        UNWRITTEN,
+        "    counts[cell] = 0;",
+        "",
+    ),
+    Mutant(
+        "confusion_matrix",
+        "counters without atomics",
+        "race",
+        RACE_WRITE,
+        "atomic_add(&counts[cell], length);",
+        "counts[cell] += length;",
+    ),
+    Mutant(
+        "confusion_matrix",
+        "tail read in full",
+        "asan",
+        ASAN,
+        "if (aligned && size == pixels)",
+        "if (aligned)",
+    ),
+    Mutant(
+        "confusion_matrix",
+        "vector loads from any address",
+        "asan",
+        MISALIGNED,
+        "addresses % 16 == 0",
+        "addresses != 0",
+    ),
+    Mutant(
+        "confusion_matrix",
+        "more shared memory than there is",
+        "plain",
+        "the architecture has",
+        "fits ? (int)cells : 0",
+        "(int)cells + 0 * fits",
+    ),
+    Mutant(
+        "upsample_argmax",
+        "one column too many",
+        "asan",
+        ASAN,
+        "column >= call.columns.out",
+        "column > call.columns.out",
+    ),
+    Mutant(
+        "upsample_argmax",
+        "a row below the last",
+        "asan",
+        ASAN,
+        "call.rows.next(upper)",
+        "(upper + 1)",
+    ),
+    Mutant(
+        "upsample_argmax",
+        "rows of the next block",
+        "race",
+        RACE_WRITE,
+        "begin + row >= end",
+        "begin + row >= call.rows.out",
+    ),
+    Mutant(
+        "upsample_argmax",
+        "sum not cleared",
+        "plain",
+        VALUES,
+        "    winners.sum[row] = 0;\n",
+        "",
+    ),
+    Mutant(
+        "upsample_argmax",
+        "last class of equal ones",
+        "plain",
+        VALUES,
+        "value > best ||",
+        "value >= best ||",
+    ),
+]

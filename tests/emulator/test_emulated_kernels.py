@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Every CUDA kernel, compiled as C++, against float64 and under sanitizers; and every mutant caught."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.emulator import build, cases
+from tests.emulator.kernels import Kernels
+from tests.emulator.mutants import MUTANTS, Mutant
+
+OPERATORS = sorted({source.parts[-3] for source in build.kernel_sources()})
+
+pytestmark = pytest.mark.skipif(
+    shutil.which(build.COMPILER) is None or os.uname().machine != "x86_64",
+    reason="the emulator needs g++ on x86-64",
+)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_values_in_any_order_of_threads(operator: str, seed: int) -> None:
+    run_here("plain", operator, seed)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_no_races(operator: str) -> None:
+    run_here("race", operator, 0)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_no_errors_of_memory(operator: str) -> None:
+    done = run_apart("asan", operator, build.library("asan"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.operator}-{m.mistake}")
+def test_mutant_is_caught(mutant: Mutant) -> None:
+    source = build.ROOT / "csrc" / mutant.operator / "cuda" / f"{mutant.operator}.cu"
+    text = source.read_text()
+    assert text.count(mutant.old) == 1
+    broken = build.library(mutant.mode, {source: text.replace(mutant.old, mutant.new)})
+    done = run_apart(mutant.mode, mutant.operator, broken)
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert re.search(mutant.report, output), output
+
+
+def run_here(mode: str, operator: str, seed: int) -> None:
+    getattr(cases, f"check_{operator}")(Kernels(str(build.library(mode)), seed))
+
+
+def run_apart(mode: str, operator: str, library: os.PathLike) -> subprocess.CompletedProcess:
+    environment = dict(os.environ, PYTHONPATH=str(build.ROOT), OMP_NUM_THREADS="1")
+    if mode == "asan":
+        # Python itself leaks, and has to start with the sanitizer in place.
+        runtimes = [build.run([build.COMPILER, f"-print-file-name={name}.so"]).strip()
+                    for name in ("libasan", "libstdc++")]
+        environment |= {"LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-m", "tests.emulator.run", str(library), operator, "0", "1"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
