@@ -43,6 +43,12 @@ struct Axis {
 
   __device__ int next(int index) const { return index + 1 < in ? index + 1 : index; }
 
+  // How much input position `index` counts where the source has that index and weight: the last
+  // position is its own neighbour.
+  __device__ float own_share(int index, float weight) const {
+    return index + 1 < in ? 1.0f - weight : 1.0f;
+  }
+
   // The first output position whose source index is at least `index`; `out` if there is none.
   __host__ __device__ int first(int index) const {
     if (index <= 0) {

@@ -4,8 +4,6 @@
 import numpy as np
 
 FLOATING = ("float32", "bfloat16", "float16")
-# Half an ulp of the stored result, relative: the kernels compute in float32 and round once.
-ROUNDING = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 _STORAGE = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}
 
 
@@ -24,6 +22,16 @@ def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
     return stored.astype(np.float64)
 
 
+def rounding(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The error that storing in `dtype` may make: half a unit in the last place."""
+    relative, smallest = {
+        "float32": (2.0**-24, 0),
+        "bfloat16": (2.0**-8, 0),
+        "float16": (2.0**-11, 2.0**-25),  # half of the smallest subnormal number
+    }[dtype]
+    return np.maximum(relative * np.abs(values), smallest)
+
+
 def filled_with_nan(shape: tuple[int, ...], dtype: str, channels_last: bool = False) -> np.ndarray:
     return laid_out(encode(np.full(shape, np.nan), dtype), channels_last)
 
@@ -38,9 +46,7 @@ def laid_out(array: np.ndarray, channels_last: bool) -> np.ndarray:
 def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:
     """The fields stride_batch, stride_class … of a map [B, K, H, W], in elements."""
     names = ("batch", "class", "row", "column")
-    return {
-        f"{prefix}_{n}": s // array.itemsize for n, s in zip(names, array.strides, strict=True)
-    }
+    return {f"{prefix}_{n}": s // array.itemsize for n, s in zip(names, array.strides, strict=True)}
 
 
 def upsampling(size: int, out: int, align_corners: bool) -> np.ndarray:

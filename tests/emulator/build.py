@@ -42,7 +42,7 @@ def kernel_sources() -> list[Path]:
 
 
 @cache
-def _headers_hash() -> bytes:
+def headers_hash() -> bytes:
     digest = hashlib.sha256()
     for folder in (ROOT / "csrc", HERE):
         for header in sorted([*folder.rglob("*.h"), *folder.rglob("*.cuh")]):
@@ -55,7 +55,7 @@ def _object(source: Path, text: str, mode: str) -> Path:
     flags = [*COMMON, *MODES[mode]]
     if mode == "race" and source.suffix == ".cu":
         flags.append("-fsanitize=thread")
-    key = hashlib.sha256(_headers_hash() + " ".join([COMPILER, *flags, text]).encode())
+    key = hashlib.sha256(headers_hash() + " ".join([COMPILER, *flags, text]).encode())
     result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
     if not result.exists():
         BUILD.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,8 @@ def check_upsample_argmax(kernels: Kernels) -> None:
 
     ties = np.zeros((1, 4, 3, 3))
     labels, confidence = upsample(kernels, ties, (9, 9), True, "float32", False, True)
-    assert (labels == 0).all() and (confidence == 0.25).all()
+    assert (labels == 0).all()
+    assert (confidence == 0.25).all()
     for special in (np.nan, np.inf, -np.inf):
         logits = random.normal(size=(1, 4, 3, 3))
         logits[0, 2] = special
@@ -94,7 +95,8 @@ def check_upsample_argmax(kernels: Kernels) -> None:
             assert (labels[inside] != 2).all()
             assert np.allclose(confidence[inside], share[inside], rtol=1e-5)
         else:
-            assert (labels[inside] == 2).all() and np.isnan(confidence[inside]).all()
+            assert (labels[inside] == 2).all()
+            assert np.isnan(confidence[inside]).all()
 
 
 def compare_argmax(kernels, logits, size, align_corners, dtype, channels_last):
@@ -141,3 +143,141 @@ def upsample(kernels, logits, size, align_corners, dtype, channels_last, with_co
         confidence=confidence if with_confidence else None,
     )
     return labels, confidence
+
+
+def check_upsample_cross_entropy(kernels: Kernels) -> None:
+    shapes = [  # [B, K, h, w] and the size of the target
+        ((1, 1, 1, 1), (1, 1)),
+        ((2, 19, 1, 1), (5, 150)),
+        ((1, 19, 5, 7), (33, 49)),
+        ((1, 2, 5, 7), (5, 7)),
+        ((2, 9, 3, 33), (17, 257)),
+        ((1, 3, 13, 11), (4, 3)),
+        ((0, 3, 2, 2), (8, 8)),
+    ]
+    kinds = itertools.cycle(
+        itertools.product(arrays.FLOATING, (True, False), ("int64", "uint8"), (None, 1), (0, 0.1))
+    )
+    for (shape, size), align_corners in itertools.product(shapes, (True, False)):
+        # Every seventh of 48 kinds, so that each value meets many shapes.
+        dtype, channels_last, target_dtype, weight_seed, smoothing = next(kinds)
+        next(itertools.islice(kinds, 5, None))
+        compare_cross_entropy(
+            kernels, shape, size, align_corners, dtype, channels_last, target_dtype, weight_seed,
+            smoothing,
+        )  # fmt: skip
+    call = CrossEntropyCall(np.zeros((1, 3, 2, 2)), (4, 4), True, "float32", False)
+    target = np.full((1, 4, 4), 255, np.uint8)
+    assert call.forward(kernels, target, None, 0.1)[1].tolist() == [0, 0]
+    assert (call.backward(kernels, np.ones(1, np.float32)) == 0).all()
+    # Probabilities that are 1 to all digits, next to pixels that do not count.
+    call = CrossEntropyCall(np.full((1, 1, 2, 2), 1e4), (4, 4), True, "float32", False)
+    target[0, :, :2] = 0
+    assert (call.forward(kernels, target, None, 0.1)[0] == 0).all()
+    assert (call.backward(kernels, np.ones(1, np.float32)) == 0).all()
+    target[0, 1, 1] = 3
+    assert np.isnan(call.forward(kernels, target, None, 0)[1]).all()
+
+
+class CrossEntropyCall:
+    def __init__(self, logits, size, align_corners, dtype, channels_last):
+        batch, classes, height, width = logits.shape
+        self.logits = arrays.laid_out(arrays.encode(logits, dtype), channels_last)
+        self.dtype = dtype
+        self.channels_last = channels_last
+        self.pixels = (batch, *size)
+        self.log_sum_exp = np.full(self.pixels, np.nan, np.float32)
+        self.fields = dict(
+            logits=self.logits,
+            dtype=dtype,
+            batch=batch,
+            classes=classes,
+            in_height=height,
+            in_width=width,
+            **arrays.strides(self.logits),
+            out_height=size[0],
+            out_width=size[1],
+            align_corners=align_corners,
+            ignore_index=255,
+            log_sum_exp=self.log_sum_exp,
+        )
+
+    def forward(self, kernels, target, weight, smoothing):
+        """The losses, and their sum with that of the weights."""
+        self.fields |= {
+            "target": target,
+            "target_dtype": target.dtype.name,
+            "weight": weight,
+            "label_smoothing": smoothing,
+        }
+        loss = np.full(self.pixels, np.nan, np.float32)
+        sums = np.full(2, np.nan, np.float32)
+        blocks = self.pixels[0] * self.fields["in_height"] * -(-self.pixels[2] // 128)
+        partials = np.full((2, blocks), np.nan, np.float32)
+        self._call(kernels, "upsample_cross_entropy", loss=loss, sums=sums, partials=partials)
+        return loss, sums
+
+    def backward(self, kernels, grad_loss):
+        grad_logits = arrays.filled_with_nan(self.logits.shape, self.dtype, self.channels_last)
+        self._call(
+            kernels, "upsample_cross_entropy_backward", grad_loss=grad_loss, grad_logits=grad_logits
+        )
+        return arrays.decode(grad_logits, self.dtype)
+
+    def _call(self, kernels, launcher, **fields):
+        nothing = dict.fromkeys(("loss", "sums", "partials", "grad_loss", "grad_logits"))
+        per_pixel = fields.get("grad_loss", np.empty(0)).ndim == 3
+        kernels.call(
+            launcher,
+            "upsample_cross_entropy",
+            "UpsampleCrossEntropy",
+            **(self.fields | nothing | fields | {"grad_per_pixel": per_pixel}),
+        )
+
+
+def compare_cross_entropy(
+    kernels, shape, size, align_corners, dtype, channels_last, target_dtype, weight_seed, smoothing
+):
+    random = np.random.default_rng(0)
+    classes = shape[1]
+    call = CrossEntropyCall(
+        random.normal(size=shape) * 3, size, align_corners, dtype, channels_last
+    )
+    target = random.integers(0, classes, call.pixels)
+    target = np.where(random.random(call.pixels) < 0.2, 255, target).astype(target_dtype)
+    weight = None if weight_seed is None else random.random(classes).astype(np.float32)
+    loss, sums = call.forward(kernels, target, weight, smoothing)
+    grad_loss = random.random(call.pixels).astype(np.float32)
+    per_pixel = call.backward(kernels, grad_loss)
+    for_all = call.backward(kernels, np.full(1, 0.5, np.float32))
+
+    if loss.size == 0:
+        assert sums.tolist() == [0, 0]
+        return
+    valid = target != 255
+    label = np.where(valid, target, 0).astype(int)[:, None]
+    weights = np.ones(classes) if weight is None else weight.astype(np.float64)
+    # The weight of -log p of each class, at each pixel.
+    shares = np.broadcast_to(
+        (smoothing / classes * weights)[:, None, None], (len(label), classes, *size)
+    )
+    shares = shares.copy()
+    picked = weights[label] * (1 - smoothing)
+    np.put_along_axis(shares, label, np.take_along_axis(shares, label, 1) + picked, 1)
+    shares *= valid[:, None]
+
+    logits = arrays.decode(call.logits, dtype)
+    values = arrays.upsampled(logits, size, align_corners)
+    log_p = values - arrays.log_sum_exp(values)[:, None]
+    expected = -(shares * log_p).sum(1)
+    # Some 10 float32 operations for each class, on values below 20.
+    assert np.abs(loss - expected).max() <= 2e-5
+    assert np.allclose(sums, [expected.sum(), (weights[label][:, 0] * valid).sum()], rtol=1e-5)
+    grad_values = np.exp(log_p) * shares.sum(1, keepdims=True) - shares
+    rows = arrays.upsampling(shape[2], size[0], align_corners)
+    columns = arrays.upsampling(shape[3], size[1], align_corners)
+    for grads, scale in ((per_pixel, grad_loss[:, None]), (for_all, 0.5)):
+        exact = np.einsum("yh,bkyx,xw->bkhw", rows, grad_values * scale, columns, optimize=True)
+        slack = arrays.rounding(exact, dtype) + 1e-5 * np.abs(exact).max() + 1e-7
+        error = np.abs(grads - exact)
+        assert (error <= slack).all(), f"{dtype}, {shape} to {size}: error {error.max()}"

@@ -5,6 +5,7 @@
 
 #include "confusion_matrix/cuda/confusion_matrix.h"
 #include "upsample_argmax/cuda/upsample_argmax.h"
+#include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
 
 #define LAUNCHER(name, Call)                                        \
   extern "C" const char* name(const openseg::Call* call) {          \
@@ -20,3 +21,5 @@
 
 LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
+LAUNCHER(upsample_cross_entropy, UpsampleCrossEntropy)
+LAUNCHER(upsample_cross_entropy_backward, UpsampleCrossEntropy)

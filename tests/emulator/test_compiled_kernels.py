@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""What nvcc makes of every CUDA kernel, for every architecture that is shipped: no GPU is needed.
+
+Registers that do not suffice, and arrays that are indexed at run time, end in local memory: slow, and
+said nowhere but here.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.emulator import build
+
+ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
+NVCC = shutil.which("nvcc")
+SOURCES = build.kernel_sources()
+
+
+def find_cuobjdump() -> str | None:
+    """The one on PATH, or that of the triton wheel."""
+    spec = importlib.util.find_spec("triton")
+    wheels = (
+        [
+            Path(folder) / "backends/nvidia/bin/cuobjdump"
+            for folder in spec.submodule_search_locations
+        ]
+        if spec
+        else []
+    )
+    return next((str(path) for path in wheels if path.exists()), shutil.which("cuobjdump"))
+
+
+CUOBJDUMP = find_cuobjdump()
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+@pytest.mark.skipif(CUOBJDUMP is None, reason="cuobjdump is in neither CUDA nor triton here")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_registers_suffice_and_float_sums_have_an_order(source: Path, architecture: str) -> None:
+    assembly = compiled(source, architecture)
+    usage = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", assembly)
+    assert usage
+    assert {(stack, local) for _, stack, local in usage} == {("0", "0")}
+    assert not re.findall(r"\b(?:LDL|STL)\b.*", assembly)
+    assert not re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F(?:16|32|64)\S*", assembly)
+
+
+def compiled(source: Path, architecture: str) -> str:
+    """Resources and instructions of one file, kept under a hash of all that they depend on."""
+    flags = ["-std=c++20", "-O3", f"-I{build.ROOT / 'csrc'}", f"-arch=sm_{architecture}"]
+    key = hashlib.sha256(build.headers_hash() + source.read_bytes() + " ".join(flags).encode())
+    listing = build.BUILD / f"{source.stem}-sm_{architecture}-{key.hexdigest()[:16]}.sass"
+    if not listing.exists():
+        build.BUILD.mkdir(parents=True, exist_ok=True)
+        cubin = listing.with_suffix(f".{os.getpid()}.cubin")
+        build.run([NVCC, *flags, "-cubin", "-o", str(cubin), str(source)])
+        text = build.run([CUOBJDUMP, "-res-usage", "-sass", str(cubin)])
+        cubin.replace(listing.with_suffix(".cubin"))
+        listing.write_text(text)
+    return listing.read_text()
