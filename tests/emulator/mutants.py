@@ -61,8 +61,8 @@ MUTANTS = [
         "tail read in full",
         "asan",
         ASAN,
-        "if (aligned && size == pixels)",
-        "if (aligned)",
+        "if (call.aligned && size == pixels)",
+        "if (call.aligned)",
     ),
     Mutant(
         "confusion_matrix",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What nvcc makes of every CUDA kernel, for every architecture that is shipped: no GPU is needed.
 
-Registers that do not suffice, and arrays that are indexed at run time, end in local memory: slow, and
-said nowhere but here.
+Registers that do not suffice, and arrays that are indexed at run time, end in local memory: slow,
+and said nowhere but here.
 """
 
 import hashlib

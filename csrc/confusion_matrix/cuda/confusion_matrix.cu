@@ -19,26 +19,39 @@ struct Call {
   bool aligned;      // both label maps start at a multiple of 16 bytes
 };
 
+constexpr int ignored = -1;
+constexpr int out_of_range = -2;
+
+__device__ int prediction_class(const Call& call, int64_t label) {
+  return (uint64_t)label < (uint64_t)call.count.num_classes ? (int)label : out_of_range;
+}
+
+__device__ int target_class(const Call& call, int64_t label) {
+  return label == call.count.ignore_index ? ignored : prediction_class(call, label);
+}
+
+// `classify` makes ints of the labels at once: 16 pixels of int64 would take 64 registers.
 template <typename T>
-__device__ void load(const T* from, int size, bool aligned, T (&to)[pixels]) {
+__device__ void load(const Call& call, const T* from, int size,
+                     int (*classify)(const Call&, int64_t), int (&to)[pixels]) {
   constexpr int piece_size = 16 / sizeof(T);
   struct alignas(16) Piece {
     T values[piece_size];
   };
-  if (aligned && size == pixels) {
+  if (call.aligned && size == pixels) {
 #pragma unroll
     for (int i = 0; i < pixels / piece_size; ++i) {
       const Piece piece = reinterpret_cast<const Piece*>(from)[i];
 #pragma unroll
       for (int j = 0; j < piece_size; ++j) {
-        to[i * piece_size + j] = piece.values[j];
+        to[i * piece_size + j] = classify(call, piece.values[j]);
       }
     }
     return;
   }
 #pragma unroll
   for (int i = 0; i < pixels; ++i) {
-    to[i] = i < size ? from[i] : T{0};
+    to[i] = i < size ? classify(call, from[i]) : ignored;
   }
 }
 
@@ -62,28 +75,25 @@ __device__ void add_invalid(const Call& call, int64_t position) {
 
 template <typename Prediction, typename Target>
 __device__ void count_pixels(const Call& call, uint32_t* counts, int64_t start) {
-  const int64_t num_classes = call.count.num_classes;
   const int64_t left = call.count.count - start;
   const int size = left < pixels ? (int)left : pixels;
-  Prediction predictions[pixels];
-  Target targets[pixels];
-  load(static_cast<const Prediction*>(call.count.prediction) + start, size, call.aligned,
-       predictions);
-  load(static_cast<const Target*>(call.count.target) + start, size, call.aligned, targets);
+  int rows[pixels];
+  int columns[pixels];
+  load(call, static_cast<const Target*>(call.count.target) + start, size, target_class, rows);
+  load(call, static_cast<const Prediction*>(call.count.prediction) + start, size,
+       prediction_class, columns);
   int64_t cell = 0;
   uint32_t length = 0;
 #pragma unroll
   for (int i = 0; i < pixels; ++i) {
-    const int64_t row = targets[i];
-    const int64_t column = predictions[i];
-    if (i >= size || row == call.count.ignore_index) {
+    if (rows[i] == ignored) {
       continue;
     }
-    if ((uint64_t)row >= (uint64_t)num_classes || (uint64_t)column >= (uint64_t)num_classes) {
+    if (rows[i] < 0 || columns[i] < 0) {
       add_invalid(call, start + i);
       continue;
     }
-    const int64_t next = row * num_classes + column;
+    const int64_t next = rows[i] * call.count.num_classes + columns[i];
     if (next != cell) {
       add(call, counts, cell, length);
       cell = next;
@@ -95,7 +105,8 @@ __device__ void count_pixels(const Call& call, uint32_t* counts, int64_t start) 
 }
 
 template <typename Prediction, typename Target>
-__global__ void __launch_bounds__(threads) confusion_matrix_kernel(Call call) {
+__global__ void __launch_bounds__(threads, blocks_per_multiprocessor)
+    confusion_matrix_kernel(Call call) {
   SharedMemory shared;
   uint32_t* const counts = shared.take<uint32_t>(call.shared_cells);
   for (int cell = threadIdx.x; cell < call.shared_cells; cell += threads) {
