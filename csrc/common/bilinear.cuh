@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Where the pixels of an upsampled map come from, in exact integers: which output positions belong to
-// an input position is then the same whoever asks, from either side.
+// Where the pixels of an upsampled map come from, in exact integers: which output positions belong
+// to an input position is then the same whoever asks, from either side.
 #pragma once
 
 #include "common/check.h"

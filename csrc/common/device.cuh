@@ -3,7 +3,8 @@
 // tests/emulator, where the same kernels run on a CPU. Hence no `<<<>>>`, `__shared__`, `asm`,
 // intrinsic or CUDA header in a kernel. The rules that are checked there:
 //
-// * Blocks are one-dimensional, of whole warps. What exchanges values between lanes is called by all
+// * Blocks are one-dimensional, of whole warps. What exchanges values between lanes is called by
+// all
 //   32 lanes from the same line; no thread returns before the last barrier.
 // * Shared memory comes from SharedMemory alone, by the same calls in every thread, and is never
 //   read before it was written. Only sync_block and sync_warp order accesses to it.

@@ -69,8 +69,8 @@ __device__ inline float log_fast(float x) {
   return __logf(x);
 }
 
-// Carves the dynamic shared memory of a block into arrays, each aligned to 16 bytes. On the host, the
-// same calls on SharedMemory(nullptr) tell how much to ask for at the launch.
+// Carves the dynamic shared memory of a block into arrays, each aligned to 16 bytes. On the host,
+// the same calls on SharedMemory(nullptr) tell how much to ask for at the launch.
 class SharedMemory {
  public:
   __device__ SharedMemory() {

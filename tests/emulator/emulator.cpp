@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The scheduler: every thread of a block is a fiber with a stack of its own, and runs until it waits
-// at a barrier or a collective of its warp. The order of turns depends on the seed.
+// The scheduler: every thread of a block is a fiber with a stack of its own, and runs until it
+// waits at a barrier or a collective of its warp. The order of turns depends on the seed.
 //
 // An error inside a kernel abandons the block and is thrown from the launch, as a C++ exception.
 #include "emulator.h"

@@ -56,8 +56,7 @@ inline float shuffle_xor(float value, int lane_mask, int line = __builtin_LINE()
   emulator::collective("shuffle_xor", line, &mine, [](void* const* lanes) {
     for (int lane = 0; lane < 32; ++lane) {
       auto& operand = emulator::operand_of<Operand>(lanes, lane);
-      operand.result =
-          emulator::operand_of<Operand>(lanes, (lane ^ operand.lane_mask) % 32).value;
+      operand.result = emulator::operand_of<Operand>(lanes, (lane ^ operand.lane_mask) % 32).value;
     }
   });
   return mine.result;

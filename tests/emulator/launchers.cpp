@@ -7,16 +7,16 @@
 #include "upsample_argmax/cuda/upsample_argmax.h"
 #include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
 
-#define LAUNCHER(name, Call)                                        \
-  extern "C" const char* name(const openseg::Call* call) {          \
-    static std::string message;                                     \
-    try {                                                           \
-      openseg::name##_cuda(*call, nullptr);                         \
-      return nullptr;                                               \
-    } catch (const std::exception& error) {                         \
-      message = error.what();                                       \
-      return message.c_str();                                       \
-    }                                                               \
+#define LAUNCHER(name, Call)                               \
+  extern "C" const char* name(const openseg::Call* call) { \
+    static std::string message;                            \
+    try {                                                  \
+      openseg::name##_cuda(*call, nullptr);                \
+      return nullptr;                                      \
+    } catch (const std::exception& error) {                \
+      message = error.what();                              \
+      return message.c_str();                              \
+    }                                                      \
   }
 
 LAUNCHER(confusion_matrix, ConfusionMatrix)

@@ -3,7 +3,8 @@
 // libtsan: the compiler calls __tsan_read4(address) and its siblings before every access.
 //
 // For each byte, the last write and all reads since the last barrier fit into a cell of fixed size:
-// if two warps have read, then any write races with one of them; if one has, a mask of its lanes tells.
+// if two warps have read, then any write races with one of them; if one has, a mask of its lanes
+// tells.
 #include "race.h"
 
 #include <cstdio>
@@ -178,18 +179,18 @@ const char* race_report() {
 
 }  // namespace openseg::emulator
 
-#define WATCH_SIZE(size)                                                                    \
-  void __tsan_read##size(void* address) {                                                   \
-    watch(address, size, Access::read, __builtin_return_address(0));                        \
-  }                                                                                         \
-  void __tsan_write##size(void* address) {                                                  \
-    watch(address, size, Access::write, __builtin_return_address(0));                       \
-  }                                                                                         \
-  void __tsan_unaligned_read##size(void* address) {                                         \
-    watch(address, size, Access::read, __builtin_return_address(0));                        \
-  }                                                                                         \
-  void __tsan_unaligned_write##size(void* address) {                                        \
-    watch(address, size, Access::write, __builtin_return_address(0));                       \
+#define WATCH_SIZE(size)                                              \
+  void __tsan_read##size(void* address) {                             \
+    watch(address, size, Access::read, __builtin_return_address(0));  \
+  }                                                                   \
+  void __tsan_write##size(void* address) {                            \
+    watch(address, size, Access::write, __builtin_return_address(0)); \
+  }                                                                   \
+  void __tsan_unaligned_read##size(void* address) {                   \
+    watch(address, size, Access::read, __builtin_return_address(0));  \
+  }                                                                   \
+  void __tsan_unaligned_write##size(void* address) {                  \
+    watch(address, size, Access::write, __builtin_return_address(0)); \
   }
 
 extern "C" {

@@ -6,9 +6,9 @@
 
 namespace openseg::emulator {
 
-// The thread that runs, and how many barriers its block and its warp have passed. Every barrier is of
-// a whole block or a whole warp, so that two accesses are ordered if and only if these numbers differ:
-// exact, and without vector clocks.
+// The thread that runs, and how many barriers its block and its warp have passed. Every barrier is
+// of a whole block or a whole warp, so that two accesses are ordered if and only if these numbers
+// differ: exact, and without vector clocks.
 struct Place {
   bool in_kernel;
   uint32_t block;

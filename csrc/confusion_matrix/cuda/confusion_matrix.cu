@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Each block counts into a histogram in shared memory and adds it to the matrix at its end. Label maps
-// are piecewise constant, so a thread takes pixels in a row and counts a run of equal cells by one
-// addition: lanes that hit one cell at the same time have to wait for each other.
+// Each block counts into a histogram in shared memory and adds it to the matrix at its end. Label
+// maps are piecewise constant, so a thread takes pixels in a row and counts a run of equal cells by
+// one addition: lanes that hit one cell at the same time have to wait for each other.
 #include "confusion_matrix/cuda/confusion_matrix.h"
 
 #include "common/device.cuh"
@@ -80,8 +80,8 @@ __device__ void count_pixels(const Call& call, uint32_t* counts, int64_t start) 
   int rows[pixels];
   int columns[pixels];
   load(call, static_cast<const Target*>(call.count.target) + start, size, target_class, rows);
-  load(call, static_cast<const Prediction*>(call.count.prediction) + start, size,
-       prediction_class, columns);
+  load(call, static_cast<const Prediction*>(call.count.prediction) + start, size, prediction_class,
+       columns);
   int64_t cell = 0;
   uint32_t length = 0;
 #pragma unroll

@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(threads) upsample_argmax_kernel(Call call) {
   const Source source = call.columns.source(column);
   const int64_t left = source.index * upsample.stride_column;
   const int64_t right = call.columns.next(source.index) * upsample.stride_column;
-  const T* const logits = static_cast<const T*>(upsample.logits) +
-                          blockIdx.z * upsample.stride_batch;
+  const T* const logits =
+      static_cast<const T*>(upsample.logits) + blockIdx.z * upsample.stride_batch;
   const T* const top = logits + upper * upsample.stride_row;
   const T* const bottom = logits + call.rows.next(upper) * upsample.stride_row;
   const Corners<T> corners{top + left, top + right, bottom + left, bottom + right, source.weight};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Forward: as upsample_argmax, a thread owns one column of the output between two rows of the input,
-// and keeps a running log-sum-exp for each of its pixels.
+// Forward: as upsample_argmax, a thread owns one column of the output between two rows of the
+// input, and keeps a running log-sum-exp for each of its pixels.
 //
-// Backward, in gather form: a block owns some cells of one input row and computes, for a few classes
-// at a time, the gradients of all output pixels that they reach. Each thread sums down its column in
-// registers, then each cell sums across the columns. Every row of output pixels is computed by two
-// blocks; no atomics, nothing at output size but the log-sum-exp.
+// Backward, in gather form: a block owns some cells of one input row and computes, for a few
+// classes at a time, the gradients of all output pixels that they reach. Each thread sums down its
+// column in registers, then each cell sums across the columns. Every row of output pixels is
+// computed by two blocks; no atomics, nothing at output size but the log-sum-exp.
 #include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
 
 #include "common/bilinear.cuh"
@@ -68,8 +68,7 @@ class Column {
   __device__ Column(const Call& call, int column, int upper) {
     const UpsampleCrossEntropy& loss = call.loss;
     const Source source = call.columns.source(column);
-    const T* const logits =
-        static_cast<const T*>(loss.logits) + blockIdx.z * loss.stride_batch;
+    const T* const logits = static_cast<const T*>(loss.logits) + blockIdx.z * loss.stride_batch;
     top_ = logits + upper * loss.stride_row;
     bottom_ = logits + call.rows.next(upper) * loss.stride_row;
     left_ = source.index * loss.stride_column;
@@ -208,8 +207,8 @@ __global__ void __launch_bounds__(sum_threads) upsample_cross_entropy_sum_kernel
   }
 }
 
-// Adds to grads[c] the gradient of the logit of class `first_class` + c at input row `cell_row`, were
-// it as wide as the output, by the output rows between input rows `upper` and the next.
+// Adds to grads[c] the gradient of the logit of class `first_class` + c at input row `cell_row`,
+// were it as wide as the output, by the output rows between input rows `upper` and the next.
 template <typename T>
 __device__ void backward_rows(const Call& call, int column, int cell_row, int upper,
                               int first_class, float total_weight, float (&grads)[class_chunk]) {
@@ -268,7 +267,8 @@ __device__ void backward_rows(const Call& call, int column, int cell_row, int up
   }
 }
 
-// What a block of the backward pass shares; `columns` is a piece of the output columns of its cells.
+// What a block of the backward pass shares; `columns` is a piece of the output columns of its
+// cells.
 struct Tile {
   float* grads;    // [class_chunk, threads]: of the columns
   float* weights;  // [threads]: of the right neighbours of the columns
@@ -314,8 +314,8 @@ __global__ void __launch_bounds__(threads) upsample_cross_entropy_backward_kerne
       total_weight += call.loss.weight[k];
     }
   }
-  T* const grad_row = static_cast<T*>(call.loss.grad_logits) +
-                      blockIdx.z * call.loss.stride_batch + row * call.loss.stride_row;
+  T* const grad_row = static_cast<T*>(call.loss.grad_logits) + blockIdx.z * call.loss.stride_batch +
+                      row * call.loss.stride_row;
 
   for (int first_class = 0; first_class < call.loss.classes; first_class += class_chunk) {
     for (int task = threadIdx.x; task < class_chunk * cells; task += threads) {
@@ -392,9 +392,8 @@ void upsample_cross_entropy_backward_cuda(const UpsampleCrossEntropy& loss, void
   SharedMemory measure(nullptr);
   Tile(measure, call);
   const dim3 grid(ceil_div(loss.in_width, call.cells), loss.in_height, loss.batch);
-  OPENSEG_DISPATCH_FLOATING(loss.dtype,
-                            launch(upsample_cross_entropy_backward_kernel<scalar_t>, grid, threads,
-                                   measure.bytes(), stream, call))
+  OPENSEG_DISPATCH_FLOATING(loss.dtype, launch(upsample_cross_entropy_backward_kernel<scalar_t>,
+                                               grid, threads, measure.bytes(), stream, call))
 }
 
 }  // namespace openseg

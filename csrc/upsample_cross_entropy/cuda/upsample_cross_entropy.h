@@ -5,7 +5,8 @@
 
 namespace openseg {
 
-// These only enqueue work on `stream`, a cudaStream_t; pointers are to memory of the current device.
+// These only enqueue work on `stream`, a cudaStream_t; pointers are to memory of the current
+// device.
 void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& call, void* stream);
 void upsample_cross_entropy_backward_cuda(const UpsampleCrossEntropy& call, void* stream);
 
