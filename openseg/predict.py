@@ -12,34 +12,32 @@ import torch
 
 from openseg.build import load_predictor
 from openseg.cli import run
-from openseg.engine.inference import Inference
 from openseg.engine.prediction import SUFFIXES, Predictor, find_images, predict_files
 from openseg.engine.progress import show_progress
-
-_AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from openseg.engine.trainer import AMP_DTYPES
+from openseg.errors import ConfigError
 
 
 def main() -> int:
     options = _parse()
     images = find_images(options.inputs)
     model, meta = load_predictor(options.checkpoint, options.device)
-    infer = Inference(
-        model,
-        mode="slide" if options.slide else "whole",
-        crop_size=options.slide,
-        stride=options.stride,
-        scales=options.scales,
-        flip=options.flip,
-        amp_dtype=_AMP[options.amp],
-    )
+    try:
+        predictor = Predictor(
+            model,
+            meta,
+            mode="slide" if options.slide else "whole",
+            crop_size=options.slide,
+            stride=options.stride,
+            scales=options.scales,
+            flip=options.flip,
+            amp_dtype=AMP_DTYPES[options.amp],
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     with show_progress("predicting") as progress:
         unreadable = predict_files(
-            Predictor(infer, meta),
-            images,
-            options.output,
-            save=options.save,
-            overwrite=options.overwrite,
-            progress=progress,
+            predictor, images, options.output, options.save, options.overwrite, progress
         )
     print(f"{len(images) - len(unreadable)} of {len(images)} images predicted: {options.output}")
     for error in unreadable:
@@ -73,8 +71,8 @@ def _parse() -> argparse.Namespace:
         "--scales", type=_floats, default=(1.0,), metavar="S,S", help="such as 0.5,1,1.5"
     )
     parser.add_argument("--flip", action="store_true", help="add the logits of the mirrored image")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--amp", choices=_AMP, default="none", help="precision of the network")
+    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--amp", choices=AMP_DTYPES, default="none", help="precision")
     return parser.parse_args()
 
 
@@ -99,6 +97,13 @@ def _floats(text: str) -> tuple[float, ...]:
         return tuple(map(float, text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 0.5,1") from None
+
+
+def _device(text: str) -> str:
+    try:
+        return text if text == "auto" else str(torch.device(text))
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected auto, cpu, cuda or cuda:N") from None
 
 
 if __name__ == "__main__":

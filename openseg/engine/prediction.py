@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from openseg.data import Normalize, open_image
-from openseg.data.drawing import confidence_image, overlay, save_label_png
+from openseg.data.drawing import confidence_image, legend, overlay, save_label_png
 from openseg.engine.files import make_folder, replacing
 from openseg.engine.inference import Inference
 from openseg.engine.progress import Progress
@@ -37,14 +38,17 @@ class Prediction(NamedTuple):
 class Predictor:
     """A network with all that it takes to use it on images as they are.
 
-    infer: how the network is run: whole, sliding, over scales.
+    >>> predict = Predictor(*openseg.build.load_predictor("best.pt"))
+    >>> image, labels, confidence = predict("street.jpg")
+
     meta: "classes", "palette" and "normalize" as a checkpoint carries them.
+    options: arguments of `Inference`, such as scales=(0.5, 1.0) or flip=True.
     """
 
-    def __init__(self, infer: Inference, meta: Mapping[str, Any]) -> None:
-        self.infer = infer
+    def __init__(self, model: nn.Module, meta: Mapping[str, Any], **options: Any) -> None:
+        self.infer = Inference(model, **options)
         self.classes: tuple[str, ...] = tuple(meta["classes"])
-        self.palette = tuple((r, g, b) for r, g, b in meta["palette"])
+        self.palette = [(r, g, b) for r, g, b in meta["palette"]]
         self.normalize = Normalize.from_dict(meta["normalize"])
 
     def __call__(self, image: str | Path | np.ndarray) -> Prediction:
@@ -105,7 +109,7 @@ def predict_files(
 ) -> list[DataError]:
     """Predict image files into `output`/labels, /overlay and /confidence, named as the images.
 
-    labels are indexed PNGs with the palette of the classes, at the size of the image.
+    Labels are indexed PNGs with the palette of the classes; beside overlays lies legend.png.
     save: which of the three to write.
     overwrite: replace results that are there; without it they are an error before any work.
     progress: called with (done, all) after each image.
@@ -118,7 +122,10 @@ def predict_files(
         _refuse_existing([path for image in images for path in _targets(image, output, save)])
     for kind in save:
         make_folder(output / kind)
-    unreadable = []
+    if "overlay" in save:
+        with replacing(output / "legend.png") as path:
+            Image.fromarray(legend(predictor.classes, predictor.palette)).save(path)
+    unreadable: list[DataError] = []
     for done, image in enumerate(images, start=1):
         try:
             prediction = predictor(image)

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import nn
 
 from openseg.data import Normalize
-from openseg.engine.inference import Inference
 from openseg.engine.prediction import Predictor, find_images, predict_files
 from openseg.errors import DataError, OutputError
 
@@ -37,7 +36,7 @@ class Colors(nn.Module):
 
 @pytest.fixture
 def predictor():
-    return Predictor(Inference(Colors()), META)
+    return Predictor(Colors(), META)
 
 
 def write_image(path, seed=0, size=(13, 9)):
@@ -79,7 +78,8 @@ def test_results_are_files_of_the_same_name(predictor, tmp_path):
         for kind, suffix in (("overlay", "jpg"), ("confidence", "png")):
             assert Image.open(tmp_path / "out" / kind / f"{name}.{suffix}").size == (9, 13)
     names = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
-    assert len(names) == 6, names
+    assert len(names) == 7, names
+    assert "legend.png" in names
 
 
 def test_only_what_is_asked_for_is_written(predictor, tmp_path):
@@ -126,7 +126,8 @@ def test_output_that_cannot_be_written(predictor, tmp_path, monkeypatch):
         predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out")
 
 
-def test_a_full_disk_leaves_no_half_file(predictor, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["labels", "confidence"])
+def test_a_full_disk_leaves_no_half_file(kind, predictor, tmp_path, monkeypatch):
     write_image(tmp_path / "a.png")
 
     def full(self, path, **options):
@@ -134,9 +135,17 @@ def test_a_full_disk_leaves_no_half_file(predictor, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OutputError, match="No space left"):
-        predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out", save=("confidence",))
-    assert list((tmp_path / "out" / "confidence").iterdir()) == []
+    with pytest.raises(OutputError, match=r"a\.png: cannot be written: No space left on device$"):
+        predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out", save=(kind,))
+    assert list((tmp_path / "out" / kind).iterdir()) == []
+
+
+def test_overlays_mix_the_image_with_the_colours(predictor, tmp_path):
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / "a.png")
+    predict_files(predictor, [tmp_path / "a.png"], tmp_path / "out", save=("overlay",))
+    pixels = np.array(Image.open(tmp_path / "out" / "overlay" / "a.jpg")).astype(int)
+    expected = (np.array([255, 0, 0]) + PALETTE[0]) / 2
+    assert abs(pixels - expected).max() <= 4  # JPEG of one flat colour: chroma is rounded
 
 
 def test_find_images(tmp_path, monkeypatch):
