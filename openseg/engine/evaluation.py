@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from openseg.engine.inference import Inference
+from openseg.engine.progress import Progress
 from openseg.errors import DataError, OpensegError
 from openseg.metrics import ConfusionMatrix, SegmentationMetrics
-
-Progress = Callable[[int, int], None]
 
 
 def evaluate(

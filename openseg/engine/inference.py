@@ -58,6 +58,8 @@ class Inference:
             raise ValueError(f"mode is {mode!r}; it must be 'whole' or 'slide'")
         if (mode == "slide") != (crop_size is not None):
             raise ValueError("crop_size belongs to mode='slide', which cannot do without it")
+        if stride is not None and crop_size is None:
+            raise ValueError("stride belongs to mode='slide'")
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales are {tuple(scales)}; at least one, all above 0, are needed")
         if crop_size is not None:
