@@ -90,6 +90,19 @@ def to_plain(config: Config) -> dict[str, Any]:
     return yaml.safe_load(to_yaml(config))
 
 
+def differences(config: Config, saved: dict[str, Any]) -> list[str]:
+    """What differs from a configuration as `to_plain` made it, but for the section `run`.
+
+    One text for each option, such as "train.lr: 0.01, was 0.02".
+    """
+    new, old = (
+        {key: value for key, value, _ in _flatten(tree, "", "")}
+        for tree in (to_plain(config), saved)
+    )
+    keys = [key for key in new if not key.startswith("run.") and new[key] != old.get(key)]
+    return [f"{key}: {new[key]!r}, was {old.get(key)!r}" for key in keys]
+
+
 def shipped_configs() -> list[str]:
     """Names of the configurations inside the package."""
     folder = _shipped_folder()

@@ -34,12 +34,14 @@ class DataConfig:
     train_split: str = "train"  # split to train on
     val_split: str = "val"  # split to validate on
     classes: list[str] | None = None  # folder: names of the classes, by id; null reads the folder's
+    id_map: dict[int, int] | None = None  # folder: {value in the file: id or 255}; null: as it is
     scene_size: tuple[int, int] = (128, 128)  # scenes: size of an image
     scene_length: int = 1000  # scenes: images in the training split
     scene_val_length: int = 100  # scenes: images in the validation split
     crop_size: tuple[int, int] = (512, 512)  # size of a training image, cropped and padded
     scale_range: tuple[float, float] = (0.5, 2.0)  # random resize before the crop
     aspect_range: tuple[float, float] = (0.9, 1.1)  # random change of width over height
+    interpolation: Literal["cubic", "linear"] = "cubic"  # of images in that resize
     flip: bool = True  # mirror half of the images
     brightness: int = 10  # largest random shift of the brightness, in 1/255
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # after the division

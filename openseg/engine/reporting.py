@@ -15,7 +15,7 @@ from typing import Any
 
 from openseg.engine.files import replacing
 from openseg.engine.training import Metrics
-from openseg.errors import ConfigError
+from openseg.errors import ConfigError, OutputError
 
 log = logging.getLogger("openseg")
 
@@ -28,6 +28,8 @@ class SilentEvents:
     def on_losses(self, record: dict[str, Any]) -> None: ...
 
     def on_validation(self, iteration: int, metrics: Metrics, is_best: bool) -> None: ...
+
+    def on_validating(self, done: int, count: int) -> None: ...
 
 
 class Reporter:
@@ -155,8 +157,11 @@ class Records:
 
     def append(self, record: dict[str, Any]) -> None:
         """A value that is not finite becomes null, which JSON has."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_finite(record)) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -6,13 +6,14 @@ checkpoints/  last.pt · best.pt · iteration_00001000.pt, …
 samples/      iteration_00001000.png, …
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from openseg.engine.checkpoints import read_checkpoint, save_checkpoint
-from openseg.engine.files import make_folder
+from openseg.engine.files import make_folder, replacing
 from openseg.errors import CheckpointError, OutputError
 
 _FILES = ("config.yaml", "environment.json", "log.txt", "metrics.jsonl", "curves.png")
@@ -22,11 +23,14 @@ _FOLDERS = ("checkpoints", "samples", "tensorboard")
 class RunFolder:
     """`path` and the files below it; nothing is created before `prepare`."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, keep: int = 0) -> None:
+        """`keep`: how many of the newest checkpoints stay under their iteration, beside last.pt."""
         self.path = Path(path)
+        self.keep = keep
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.last = self.checkpoints / "last.pt"
+        self.best = self.checkpoints / "best.pt"
 
     def checkpoint_to_resume(self, resume: str | None) -> dict[str, Any] | None:
         """The checkpoint that `resume` asks for: none, "auto" (last.pt where there is one), a path.
@@ -67,20 +71,29 @@ class RunFolder:
                 shutil.rmtree(self.path / name, ignore_errors=True)
         make_folder(self.checkpoints)
 
-    def save_best(self, checkpoint: dict[str, Any]) -> None:
-        """Save best.pt, which is for use: without the state of training."""
-        save_checkpoint(self.checkpoints / "best.pt", {**checkpoint, "training": None})
+    def describe(self, config: str, environment: dict[str, Any]) -> None:
+        """Write config.yaml, which `--cfg` reads, and environment.json."""
+        environment_text = json.dumps(environment, indent=1) + "\n"
+        for name, text in (("config.yaml", config), ("environment.json", environment_text)):
+            with replacing(self.path / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
-    def save_last(self, checkpoint: dict[str, Any], keep: int = 0) -> None:
-        """Save last.pt, and `keep` of the newest ones under their iteration too."""
+    def save(self, kind: Literal["last", "best"], checkpoint: dict[str, Any]) -> None:
+        """Save last.pt, from which training goes on, or best.pt, which is for use and leaves the
+        state of training out."""
+        if kind == "best":
+            save_checkpoint(self.best, {**checkpoint, "training": None})
+            return
         save_checkpoint(self.last, checkpoint)
-        if keep:
-            named = self.checkpoints / f"iteration_{checkpoint['training']['iteration']:08d}.pt"
-            named.unlink(missing_ok=True)
-            try:
-                os.link(self.last, named)
-            except OSError:  # a file system without links
-                save_checkpoint(named, checkpoint)
-        older = sorted(self.checkpoints.glob("iteration_*.pt"))
-        for path in older[: len(older) - keep]:
-            path.unlink()
+        if self.keep:
+            self._save_under_iteration(checkpoint)
+
+    def _save_under_iteration(self, checkpoint: dict[str, Any]) -> None:
+        path = self.checkpoints / f"iteration_{checkpoint['training']['iteration']:08d}.pt"
+        path.unlink(missing_ok=True)
+        try:
+            os.link(self.last, path)
+        except OSError:  # a file system without links
+            save_checkpoint(path, checkpoint)
+        for older in sorted(self.checkpoints.glob("iteration_*.pt"))[: -self.keep]:
+            older.unlink()

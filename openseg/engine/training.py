@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +71,15 @@ def train(
     plan: Plan,
     progress: Progress,
     events: Events,
-    validate: Callable[[nn.Module], Metrics],
-    save: Callable[[str], None],
+    validate: Callable[[nn.Module, int], Metrics],
+    save: Callable[[Literal["last", "best"]], None],
 ) -> int | None:
     """Train from `trainer.iteration` to the end of the plan, or until SIGINT or SIGTERM.
 
     batches: endless; {"image": [B, C, H, W], "label": [B, H, W]}, the share of this process.
-    validate: network -> metrics. Every process calls it, and gets the same.
-    save: called with "last", and with "best" after a validation with the best mean IoU so far.
+    validate: (network, iteration) -> metrics. Every process calls it, and gets the same.
+    save: called with "last"; before it with "best", after a validation with the best mean IoU so
+        far.
 
     Returns the number of the signal that ended training early, or None. Raises TrainingError where
     a loss is not finite.
@@ -110,10 +111,10 @@ def _validate(
     trainer: Trainer,
     progress: Progress,
     events: Events,
-    validate: Callable[[nn.Module], Metrics],
-    save: Callable[[str], None],
+    validate: Callable[[nn.Module, int], Metrics],
+    save: Callable[[Literal["last", "best"]], None],
 ) -> None:
-    metrics = validate(trainer.best_model)
+    metrics = validate(trainer.best_model, trainer.iteration)
     is_best = metrics.mean_iou > progress.best_mean_iou
     progress.metrics = metrics.to_dict()
     if is_best:

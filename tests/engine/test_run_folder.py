@@ -17,15 +17,15 @@ def checkpoint(iteration):
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = RunFolder(tmp_path / "runs" / "one")
+    folder = RunFolder(tmp_path / "runs" / "one", keep=2)
     folder.prepare()
     return folder
 
 
 def test_last_best_and_the_newest_of_the_others_are_kept(folder):
     for iteration in (2, 4, 6):
-        folder.save_last(checkpoint(iteration), keep=2)
-    folder.save_best(checkpoint(6))
+        folder.save("last", checkpoint(iteration))
+    folder.save("best", checkpoint(6))
     names = sorted(path.name for path in folder.checkpoints.iterdir())
     assert names == ["best.pt", "iteration_00000004.pt", "iteration_00000006.pt", "last.pt"]
     assert read_checkpoint(folder.last)["training"] == {"iteration": 6}
@@ -36,7 +36,7 @@ def test_last_best_and_the_newest_of_the_others_are_kept(folder):
 def test_auto_resumes_the_last_checkpoint_or_starts(folder):
     assert folder.checkpoint_to_resume(None) is None
     assert folder.checkpoint_to_resume("auto") is None
-    folder.save_last(checkpoint(3))
+    folder.save("last", checkpoint(3))
     assert folder.checkpoint_to_resume(None) is None
     assert folder.checkpoint_to_resume("auto")["training"]["iteration"] == 3
     assert folder.checkpoint_to_resume(str(folder.last))["training"]["iteration"] == 3
@@ -45,7 +45,7 @@ def test_auto_resumes_the_last_checkpoint_or_starts(folder):
 def test_what_cannot_be_resumed(folder):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         folder.checkpoint_to_resume("nowhere.pt")
-    folder.save_best(checkpoint(3))
+    folder.save("best", checkpoint(3))
     with pytest.raises(CheckpointError, match=r"no state of training .* model\.weights="):
         folder.checkpoint_to_resume(str(folder.checkpoints / "best.pt"))
 
@@ -64,7 +64,7 @@ def test_a_used_folder_needs_a_word(folder, tmp_path):
 def test_overwrite_removes_what_runs_write_and_nothing_else(folder):
     (folder.path / "metrics.jsonl").write_text("{}")
     (folder.path / "thesis.tex").write_text("mine")
-    folder.save_last(checkpoint(3))
+    folder.save("last", checkpoint(3))
     folder.prepare(overwrite=True)
     assert not folder.last.exists()
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "thesis.tex"]

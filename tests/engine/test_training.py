@@ -39,8 +39,8 @@ class Diary:
     def on_validation(self, iteration, metrics, is_best):
         self.notes.append(("best" if is_best else "not best", iteration))
 
-    def validate(self, model):
-        self.notes.append(("validate", self.trainer.iteration))
+    def validate(self, model, iteration):
+        self.notes.append(("validate", iteration))
         return Metrics(next(self.scores, 0.5))
 
     def save(self, kind):
