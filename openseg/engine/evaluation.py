@@ -100,7 +100,7 @@ def _share_of_this_process(dataset: Sized) -> range:
     return range(len(dataset))
 
 
-def _count(confusion: ConfusionMatrix, prediction: Any, label: Tensor, name: str) -> None:
+def _count(confusion: ConfusionMatrix, prediction: Tensor, label: Tensor, name: str) -> None:
     try:
         confusion.update(prediction, label)
     except ValueError as error:

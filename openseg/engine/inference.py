@@ -7,7 +7,7 @@ logits and no [B, K, H, W] tensor exists. Several scales or windows need one, as
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +74,16 @@ class Inference:
         self.flip = flip
         self.device = torch.device(device or next(model.parameters()).device)
         self.amp_dtype = amp_dtype
+
+    @overload
+    def __call__(
+        self, images: Tensor, size: Size | None = None, confidence: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self, images: Tensor, size: Size | None = None, *, confidence: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
 
     def __call__(
         self, images: Tensor, size: Size | None = None, confidence: bool = False
