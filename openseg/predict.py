@@ -40,8 +40,8 @@ def main() -> int:
             predictor, images, options.output, options.save, options.overwrite, progress
         )
     print(f"{len(images) - len(unreadable)} of {len(images)} images predicted: {options.output}")
-    for error in unreadable:
-        print(f"error: {error}", file=sys.stderr)
+    for image_error in unreadable:
+        print(f"error: {image_error}", file=sys.stderr)
     return 1 if unreadable else 0
 
 

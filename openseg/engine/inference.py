@@ -67,6 +67,7 @@ class Inference:
             if not all(0 < s <= c for s, c in zip(stride, crop_size, strict=True)):
                 raise ValueError(f"stride {stride} must lie in 1..crop_size, which is {crop_size}")
         self.model = model
+        self.align_corners = bool(model.align_corners)
         self.crop_size = crop_size
         self.stride = stride
         self.scales = tuple(scales)
@@ -92,8 +93,7 @@ class Inference:
                 logits = self._network(batch)
             else:
                 logits = self._mean_over_scales(batch, size)
-            align_corners = self.model.align_corners
-            result = upsample_argmax(logits, size, confidence, align_corners=align_corners)
+            result = upsample_argmax(logits, size, confidence, align_corners=self.align_corners)
         if images.ndim == 4:
             return result
         return (result[0][0], result[1][0]) if confidence else result[0]
@@ -137,7 +137,7 @@ class Inference:
     def _whole(self, images: Tensor) -> Tensor:
         """Logits [B, K, H, W] of the images [B, C, H, W] in one pass."""
         size = (images.shape[-2], images.shape[-1])
-        return _resize(self._network(images), size, self.model.align_corners)
+        return _resize(self._network(images), size, self.align_corners)
 
     def _slide(self, images: Tensor) -> Tensor:
         """Logits [B, K, H, W], averaged over the windows that see a pixel."""
