@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Choice of the backend of an operator."""
+"""Chooses the implementation that runs one call of an operator."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+
+_NAMES = ("auto", "reference")
 
 
-def choose(op: str, backend: str, backends: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """The named implementation, or for "auto" the reference."""
-    if backend == "auto":
-        return backends["reference"]
-    if backend not in backends:
-        raise ValueError(f"{op} has no backend {backend!r}; it has auto, {', '.join(backends)}")
-    return backends[backend]
+def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> str:
+    """The backend for one call; `obstacles` is ordered, fastest first."""
+    if backend not in _NAMES:
+        raise ValueError(f"{operator}: backend is {backend!r}, expected one of {', '.join(_NAMES)}")
+    return next(name for name, obstacle in obstacles.items() if obstacle is None)

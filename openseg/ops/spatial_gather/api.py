@@ -3,10 +3,8 @@
 
 from torch import Tensor
 
-from openseg.ops._backend import choose
+from openseg.ops import _backend
 from openseg.ops.spatial_gather import reference
-
-_BACKENDS = {"reference": reference.spatial_gather}
 
 
 def spatial_gather(
@@ -41,4 +39,5 @@ def spatial_gather(
         )
     if features.shape[2] * features.shape[3] == 0:
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
-    return choose("spatial_gather", backend, _BACKENDS)(features, logits, scale)
+    _backend.choose("spatial_gather", backend, {"reference": None})
+    return reference.spatial_gather(features, logits, scale)

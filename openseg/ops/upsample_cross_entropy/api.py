@@ -4,10 +4,8 @@
 import torch
 from torch import Tensor
 
-from openseg.ops._backend import choose
+from openseg.ops import _backend
 from openseg.ops.upsample_cross_entropy import reference
-
-_BACKENDS = {"reference": reference.upsample_cross_entropy}
 
 
 def upsample_cross_entropy(
@@ -60,5 +58,7 @@ def upsample_cross_entropy(
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
-    compute = choose("upsample_cross_entropy", backend, _BACKENDS)
-    return compute(logits, target, align_corners, weight, ignore_index, label_smoothing, reduction)
+    _backend.choose("upsample_cross_entropy", backend, {"reference": None})
+    return reference.upsample_cross_entropy(
+        logits, target, align_corners, weight, ignore_index, label_smoothing, reduction
+    )
