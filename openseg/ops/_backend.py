@@ -1,13 +1,54 @@
 # SPDX-License-Identifier: MIT
-"""Chooses the implementation that runs one call of an operator."""
+"""Chooses the implementation that runs one call of an operator.
 
-from collections.abc import Mapping
+An operator's api.py lists its backends, fastest first, each with what stands in the way of this
+call (None: it can run). `backend="auto"` takes the first that can run and says at debug level why;
+a backend that is asked for by name runs or raises with the reason. The environment variable
+OPENSEG_BACKEND, read at import, stands for every "auto".
+"""
 
-_NAMES = ("auto", "reference")
+import logging
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from openseg import _ext
+
+AUTO = os.environ.get("OPENSEG_BACKEND", "auto")
+_NAMES = ("auto", "reference", "cpp", "cuda", "triton")
+_log = logging.getLogger("openseg")
+
+if AUTO not in _NAMES:
+    raise ValueError(f"OPENSEG_BACKEND is {AUTO!r}, expected one of {', '.join(_NAMES)}")
+
+
+def cpp_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> str | None:
+    """Why the CPU kernel (None when it is not in the binary) cannot take `tensor`."""
+    if kernel is None:
+        return _ext.reason or "the binary has no such operator: build it again"
+    if tensor.device.type != "cpu":
+        return f"it serves CPU tensors, this one is on {tensor.device}"
+    if tensor.dtype not in dtypes:
+        return f"it serves {', '.join(map(str, dtypes))}, this tensor is {tensor.dtype}"
+    return None
 
 
 def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> str:
-    """The backend for one call; `obstacles` is ordered, fastest first."""
+    """The backend for one call; `obstacles` is ordered, fastest first.
+
+    Raises ValueError for an unknown name, RuntimeError for one that cannot run this call.
+    """
     if backend not in _NAMES:
         raise ValueError(f"{operator}: backend is {backend!r}, expected one of {', '.join(_NAMES)}")
-    return next(name for name, obstacle in obstacles.items() if obstacle is None)
+    asked = AUTO if backend == "auto" else backend
+    if asked == "auto":
+        chosen = next(name for name, obstacle in obstacles.items() if obstacle is None)
+        if not torch.compiler.is_compiling():
+            _log.debug("%s: %s; obstacles: %s", operator, chosen, obstacles)
+        return chosen
+    obstacle = obstacles.get(asked, "it is not written for this operator")
+    if obstacle is not None:
+        raise RuntimeError(f"{operator}: backend {asked!r} cannot run this call: {obstacle}")
+    return asked

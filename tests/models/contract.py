@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from openseg import create_model, load_weights, ops
+from openseg import create_model, load_weights
 from openseg.losses import SegmentationLoss
 
 CLASSES = 5
@@ -132,7 +132,6 @@ class ModelContract:
             found, known = program.module()(images), small(images)
         torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.skipif(not hasattr(ops, "upsample_argmax"), reason="operator not in this tree")
     def test_predicts_at_the_size_of_the_images(self, model):
         images = self.images(2, size=(50, 83))
         labels, confidence = model.predict(images, confidence=True)

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+// Vectors of one instruction set, for csrc/<op>/cpu/*.cpp alone.
+//
+// Everything lies in openseg::<isa> and in an anonymous namespace: a symbol that two variants share
+// is resolved to either of them, and would run AVX-512 code on a machine that has none. Therefore
+// no std:: templates in kernels either.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "common/dtype.h"
+
+#if defined(__AVX512F__)
+#define OPENSEG_ISA avx512
+#elif defined(__AVX2__)
+#define OPENSEG_ISA avx2
+#else
+#define OPENSEG_ISA baseline
+#endif
+
+namespace openseg::OPENSEG_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16;
+#elif defined(__AVX2__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+
+using vfloat = float __attribute__((vector_size(4 * lanes)));
+using vint = int32_t __attribute__((vector_size(4 * lanes)));
+using vuint = uint32_t __attribute__((vector_size(4 * lanes)));
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+template <typename Vector, typename Scalar>
+inline Vector load(const Scalar* from) {
+  Vector vector;
+  std::memcpy(&vector, from, sizeof(Vector));
+  return vector;
+}
+
+template <typename Vector, typename Scalar>
+inline void store(Scalar* to, Vector vector) {
+  std::memcpy(to, &vector, sizeof(Vector));
+}
+
+inline vfloat splat(float value) {
+  return vfloat{} + value;
+}
+
+inline vfloat max(vfloat a, vfloat b) {
+  return a > b ? a : b;
+}
+
+inline vfloat min(vfloat a, vfloat b) {
+  return a < b ? a : b;
+}
+
+// gcc 12 turns __builtin_convertvector from 16 to 32 bits into slow code.
+inline vuint widen(const uint16_t* from) {
+#if defined(__AVX512F__)
+  return (vuint)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from));
+#elif defined(__AVX2__)
+  return (vuint)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from));
+#else
+  return (vuint)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i*)from), _mm_setzero_si128());
+#endif
+}
+
+inline vfloat load_float(const float* from) {
+  return load<vfloat>(from);
+}
+
+inline vfloat load_float(const bfloat16* from) {
+  return (vfloat)(widen(&from->bits) << 16);
+}
+
+// Moves the exponent by a multiplication, which is right for subnormal numbers too; infinities and
+// NaN come out as 2^16 and above and are mended.
+inline vfloat load_float(const float16* from) {
+  const vuint half = widen(&from->bits);
+  const vfloat value = (vfloat)((half & 0x7fff) << 13) * 0x1p112f;
+  const vuint special = value >= 0x1p16f ? vuint{} + 0x7f800000u : vuint{};
+  return (vfloat)((vuint)value | special | (half & 0x8000) << 16);
+}
+
+inline float to_float(float value) {
+  return value;
+}
+
+template <typename Half>
+inline float to_float(Half value) {
+  Half copies[lanes];
+  for (Half& copy : copies) {
+    copy = value;
+  }
+  return load_float(copies)[0];
+}
+
+// row[start + offset] in each lane, 0 <= offset < lanes.
+inline vfloat permute(const float* start, vint offset) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_permutexvar_ps((__m512i)offset, _mm512_loadu_ps(start));
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_permutevar8x32_ps(_mm256_loadu_ps(start), (__m256i)offset);
+#else
+  return vfloat{start[offset[0]], start[offset[1]], start[offset[2]], start[offset[3]]};
+#endif
+}
+
+// exp(x) for x <= 0, relative error below 2e-7, 0 for x < -87; NaN stays NaN.
+inline vfloat exp_nonpositive(vfloat x) {
+  const vfloat shifted = x * 1.44269504f + 0x1.8p23f;  // rounds to an integer in the low bits
+  const vfloat n = shifted - 0x1.8p23f;
+  const vfloat r = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // log 2 in two parts
+  vfloat p = r * (1.0f / 720) + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const vfloat power = (vfloat)(((vint)shifted + 127) << 23);
+  return x < -87.0f ? vfloat{} : p * power;
+}
+
+// Memory of one piece of a parallel run, freed with it; null when there is none.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : start_((char*)std::aligned_alloc(64, round_up(bytes, 64))) {}
+  ~Scratch() { std::free(start_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  explicit operator bool() const { return start_ != nullptr; }
+
+  template <typename T>
+  T* take(int64_t count) {
+    T* taken = (T*)(start_ + used_);
+    used_ += round_up(count * (int64_t)sizeof(T), 64);
+    return taken;
+  }
+
+ private:
+  char* start_;
+  int64_t used_ = 0;
+};
+
+}  // namespace
+}  // namespace openseg::OPENSEG_ISA

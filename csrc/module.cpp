@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+// The library and the schemas of all its operators: shapes are in csrc/<op>/<op>.h. Each operator
+// is private to openseg.ops, which checks arguments, chooses the backend and adds the gradient.
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "common/isa.h"
+
+STABLE_TORCH_LIBRARY(openseg, m) {
+  m.def("cpu_capability() -> str");
+  // labels, and the confidence or an empty tensor
+  m.def(
+      "upsample_argmax(Tensor logits, SymInt[2] size, bool align_corners, bool confidence)"
+      " -> (Tensor, Tensor)");
+  // the matrix, and [number of values out of range, position of the first]
+  m.def(
+      "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
+      " -> (Tensor, Tensor)");
+}
+
+static std::string cpu_capability() {
+  return openseg::isa_name(openseg::cpu_isa());
+}
+
+STABLE_TORCH_LIBRARY_IMPL(openseg, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&cpu_capability));
+}

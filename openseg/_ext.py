@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""Loads the binary with the kernels, or keeps the reason why there is none.
+
+Importing this module never fails and never warns: a backend that is asked for by name, and
+`python -m openseg.collect_env`, show the reason.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_BINARY = Path(__file__).with_name("_C.abi3.so")
+_BUILD_INFO = Path(__file__).with_name("_build_info.json")
+_HINT = "build them with `pip install --no-build-isolation -e .` where torch is installed"
+
+
+def build_info() -> dict[str, Any]:
+    """What the build wrote (built, reason, torch, compiler, isas, cuda, archs), {} when unbuilt."""
+    return json.loads(_BUILD_INFO.read_text()) if _BUILD_INFO.exists() else {}
+
+
+def _load() -> str | None:
+    if not _BINARY.exists():
+        return f"openseg has no kernels: {build_info().get('reason') or 'not built yet'} ({_HINT})"
+    try:
+        torch.ops.load_library(str(_BINARY))
+    except OSError as error:
+        return f"the kernels do not load into torch {torch.__version__}: {error} ({_HINT})"
+    return None
+
+
+reason: str | None = _load()
+"""Why there are no kernels; None when they are loaded."""
+
+
+def operator(name: str) -> Any:
+    """`torch.ops.openseg.<name>` of the binary, or None when it has no such operator."""
+    found = getattr(torch.ops.openseg, name, None) if reason is None else None
+    return found.default if found else None

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Labels of a network's low-resolution logits at full size, without the [B, K, H, W] tensor."""
+
+import torch
+from torch import Tensor
+
+from openseg import _ext
+from openseg.ops import _backend
+from openseg.ops.upsample_argmax import reference
+
+_KERNEL = _ext.operator("upsample_argmax")
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+if _KERNEL is not None:
+
+    @torch.library.register_fake("openseg::upsample_argmax")
+    def _(logits, size, align_corners, confidence):
+        shape = (logits.shape[0], *size)
+        few = logits.shape[1] <= reference.MOST_UINT8_CLASSES
+        labels = logits.new_empty(shape, dtype=torch.uint8 if few else torch.int64)
+        return labels, logits.new_empty(shape if confidence else (0,), dtype=torch.float32)
+
+
+def upsample_argmax(
+    logits: Tensor,
+    size: tuple[int, int],
+    confidence: bool = False,
+    *,
+    align_corners: bool = True,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The class with the greatest bilinearly upsampled logit at each pixel.
+
+    Args:
+        logits: [B, K, h, w], floating point, any strides. Half precision is interpolated in
+            float32.
+        size: (H, W) of the result, larger or smaller than (h, w).
+        confidence: also return the softmax probability of the label.
+        align_corners: as in `torch.nn.functional.interpolate`.
+        backend: "auto", "cpp" or "reference".
+
+    Returns:
+        labels [B, H, W], uint8 for K <= 256, else int64; the smallest index among equal values.
+        With `confidence=True`, (labels, confidence [B, H, W] float32). Not differentiable.
+    """
+    if logits.ndim != 4 or not logits.is_floating_point() or 0 in logits.shape[1:]:
+        raise ValueError(
+            "upsample_argmax: logits must be floating point [B, K, h, w] with K, h, w >= 1, "
+            f"got {logits.dtype} {tuple(logits.shape)}"
+        )
+    if len(size) != 2 or size[0] < 1 or size[1] < 1:
+        raise ValueError(f"upsample_argmax: size must be (H, W), both positive, got {size}")
+    obstacles = {
+        "cpp": _backend.cpp_obstacle(_KERNEL, logits, _KERNEL_DTYPES),
+        "reference": None,
+    }
+    chosen = _backend.choose("upsample_argmax", backend, obstacles)
+    run = _KERNEL if chosen == "cpp" else reference.upsample_argmax
+    labels, probability = run(logits.detach(), tuple(size), align_corners, confidence)
+    return (labels, probability) if confidence else labels
