@@ -8,6 +8,7 @@ from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
 from openseg.models.deeplabv3 import DeepLabV3
 from openseg.models.fcn import FCN
+from openseg.models.hrnet import HRNetV2
 from openseg.models.isanet import ISANet
 from openseg.models.ocnet import AspOCNet, BaseOCNet, BaseOCNetV2
 from openseg.models.ocrnet import AspOCRNet, OCRNet
@@ -23,6 +24,7 @@ _MODELS: dict[str, type[SegmentationModel]] = {
     "ocrnet": OCRNet,
     "asp_ocrnet": AspOCRNet,
     "isanet": ISANet,
+    "hrnet": HRNetV2,
 }
 _ALIASES = {
     "FCN-Stride8": "fcn",
@@ -35,6 +37,8 @@ _ALIASES = {
     "ASP-OCR": "asp_ocrnet",
     "Sparse OCNet": "isanet",
     "ISA": "isanet",
+    "HRNetV2": "hrnet",
+    "HRNetV2+OCR": "ocrnet",
 }
 """Names in the published tables that differ by more than the case of letters."""
 
@@ -64,7 +68,7 @@ def create_model(
         name: one of `list_models()`, or the name the published tables have for it.
         backbone: one of `openseg.backbones.list_backbones()`.
         num_classes: K, the number of classes.
-        output_stride: 8 or 16; None is that of the published network.
+        output_stride: 8 or 16; None is that of the published network. HRNets have 4, always.
         in_channels: channels of the images.
         multi_grid: factors on the dilation of the blocks of the last stage; None is all ones.
         variant: which published form of the network, where there are several.
@@ -95,6 +99,7 @@ def create_model(
         in_channels=in_channels,
         multi_grid=multi_grid,
         uniform_dilation=variant in network.uniform_dilation,
+        align_corners=align_corners,
     )
     model = network(body, num_classes, variant=variant, align_corners=align_corners)
     model.arguments = arguments

@@ -93,12 +93,19 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _object_context("spatial_ocr_head", "context")
         | _row("head", "classifier")
         | _row("dsn_head", "aux_head", _HEAD)
+        # and on HRNet:
+        | _row("conv3x3", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
     "asp_ocrnet": (
         _asp_ocr("asp_ocr_head", "context")
-        | _row("head", "classifier")
+        | _row("{head|cls_head}", "{classifier|classifier}")
         | _row("dsn_head", "aux_head", _HEAD)
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
+    "hrnet": _row("cls_head", "head", _HEAD),
     "isanet": (
         _row("isa_head", "reduce", _CONV)
         | {
@@ -143,9 +150,27 @@ OCNET_PYTORCH: dict[str, dict[str, str]] = {
 }
 """Networks of OCNet.pytorch, whose backbone has no name of its own; always InPlaceABN."""
 
+_FLAT_HRNET = {
+    "{conv1|conv2|bn1|bn2}": "backbone.{conv1|conv2|bn1|bn2}",
+    "{layer1|stage2|stage3|stage4}.*": "backbone.{layer1|stage2|stage3|stage4}.*",
+    "{transition1|transition2|transition3}.*": ("backbone.{transition1|transition2|transition3}.*"),
+}
+
+HRNET: dict[str, dict[str, str]] = {
+    "hrnet": _row("last_layer", "head", _HEAD),
+    "ocrnet": (
+        _row("conv3x3_ocr", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD)
+    ),
+}
+"""Networks of HRNet-Semantic-Segmentation, in our variant "hrnet"; never InPlaceABN."""
+
 _SOURCES = {
     "openseg.pytorch": (_OPENSEG_BACKBONE, OPENSEG_PYTORCH, True),
     "ocnet.pytorch": (_FLAT_RESNET, OCNET_PYTORCH, True),
+    "hrnet": (_FLAT_HRNET, HRNET, False),
 }
 
 
