@@ -8,11 +8,11 @@ The branches are upsampled to the finest one and concatenated, so there is a sin
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openseg.backbones.base import Backbone
 from openseg.backbones.resnet import BasicBlock, Bottleneck, conv3x3, stage
+from openseg.layers import upsample_like
 
 _MODULES = {2: 1, 3: 4, 4: 3}
 """Modules of each stage; the stage's number is that of its branches."""
@@ -56,7 +56,7 @@ class HRNet(Backbone):
             coarsest = maps[-1]
             maps += [coarsest] * (len(change) - len(maps))
             maps = blocks([layer(x) for layer, x in zip(change, maps, strict=True)])
-        maps[1:] = [upsample(x, maps[0], self.align_corners) for x in maps[1:]]
+        maps[1:] = [upsample_like(x, maps[0], self.align_corners) for x in maps[1:]]
         return [torch.cat(maps, dim=1)]
 
 
@@ -83,12 +83,8 @@ class Exchange(nn.Module):
             if source < target:
                 total = total + path(maps[source])
             elif source > target:
-                total = total + upsample(path(maps[source]), maps[target], self.align_corners)
+                total = total + upsample_like(path(maps[source]), maps[target], self.align_corners)
         return total
-
-
-def upsample(x: Tensor, like: Tensor, align_corners: bool) -> Tensor:
-    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=align_corners)
 
 
 def exchanges(widths: list[int], align_corners: bool) -> nn.Sequential:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
+from openseg.models.ce2p import CE2PAspOCNet, CE2PAspOCRNet, CE2PBaseOCNet, CE2POCRNet
 from openseg.models.deeplabv3 import DeepLabV3
 from openseg.models.fcn import FCN
 from openseg.models.hrnet import HRNetV2
@@ -25,6 +26,10 @@ _MODELS: dict[str, type[SegmentationModel]] = {
     "asp_ocrnet": AspOCRNet,
     "isanet": ISANet,
     "hrnet": HRNetV2,
+    "ce2p_base_ocnet": CE2PBaseOCNet,
+    "ce2p_asp_ocnet": CE2PAspOCNet,
+    "ce2p_ocrnet": CE2POCRNet,
+    "ce2p_asp_ocrnet": CE2PAspOCRNet,
 }
 _ALIASES = {
     "FCN-Stride8": "fcn",
@@ -39,6 +44,10 @@ _ALIASES = {
     "ISA": "isanet",
     "HRNetV2": "hrnet",
     "HRNetV2+OCR": "ocrnet",
+    "CE2P+BaseOC": "ce2p_base_ocnet",
+    "CE2P+ASPOC": "ce2p_asp_ocnet",
+    "CE2P+FastBaseOC": "ce2p_ocrnet",
+    "CE2P+FastAspOC": "ce2p_asp_ocrnet",
 }
 """Names in the published tables that differ by more than the case of letters."""
 

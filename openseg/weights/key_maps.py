@@ -54,6 +54,19 @@ def _atrous(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
+def _ce2p() -> dict[str, str]:
+    """Everything but the context."""
+    return (
+        _row("edgelayer.{conv1|conv2|conv3}", "edges.{reduce.0|reduce.1|reduce.2}", _CONV)
+        | _row("edgelayer.{conv4|conv5}", "edges.{classifier|fuse}")
+        | _row("decoder.{conv1|conv2}", "decoder.{reduce|reduce_first}", _CONV)
+        | _row("decoder.conv3", "decoder.fuse", _TWO_CONVS)
+        | _row("decoder.conv4", "decoder.classifier")
+        | _row("cls", "head", _HEAD_WITHOUT_DROPOUT)
+        | _row("dsn", "aux_head", _HEAD)
+    )
+
+
 def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
     return (
         _row(theirs + ".context", ours + ".context.reduce", _CONV)
@@ -106,6 +119,7 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
     "hrnet": _row("cls_head", "head", _HEAD),
+    "ce2p_asp_ocrnet": _asp_ocr("asp_ocr_head", "context") | _ce2p(),
     "isanet": (
         _row("isa_head", "reduce", _CONV)
         | {
