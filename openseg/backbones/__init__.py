@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from openseg.backbones.base import Backbone
 from openseg.backbones.hrnet import HRNet
 from openseg.backbones.resnet import BasicBlock, Block, Bottleneck, ResNet
+from openseg.backbones.wide_resnet import WideResNet38
 
 _RESNETS: dict[int, tuple[Block, Sequence[int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
@@ -20,13 +21,13 @@ _RESNETS: dict[int, tuple[Block, Sequence[int]]] = {
 }
 _HRNET_WIDTHS = (18, 32, 48, 64)
 
-__all__ = ["Backbone", "HRNet", "ResNet", "create_backbone", "list_backbones"]
+__all__ = ["Backbone", "HRNet", "ResNet", "WideResNet38", "create_backbone", "list_backbones"]
 
 
 def list_backbones() -> list[str]:
     """The names that `create_backbone` knows; a final "c" marks the stem of three 3×3."""
     resnets = [f"resnet{depth}{stem}" for depth in _RESNETS for stem in ("", "c")]
-    return resnets + [f"hrnet_w{width}" for width in _HRNET_WIDTHS]
+    return [*resnets, *(f"hrnet_w{width}" for width in _HRNET_WIDTHS), "wide_resnet38"]
 
 
 def create_backbone(
@@ -57,9 +58,13 @@ def create_backbone(
     if name not in list_backbones():
         near = difflib.get_close_matches(name, list_backbones(), n=3) or list_backbones()
         raise ValueError(f"unknown backbone {name!r}; did you mean {', '.join(near)}?")
+    if multi_grid is not None and not name.startswith("resnet"):
+        raise ValueError(f"multi_grid is an option of ResNets alone, {name} must have None")
+    if name == "wide_resnet38":
+        if output_stride != 8:
+            raise ValueError(f"output_stride of {name} must be 8, got {output_stride}")
+        return WideResNet38(in_channels=in_channels)
     if name.startswith("hrnet_w"):
-        if multi_grid is not None:
-            raise ValueError(f"{name} has no dilation, so multi_grid must be None")
         width = int(name.removeprefix("hrnet_w"))
         return HRNet(width, in_channels=in_channels, align_corners=align_corners)
     block, depths = _RESNETS[int(name.removeprefix("resnet").removesuffix("c"))]

@@ -75,7 +75,16 @@ def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
-_OPENSEG_BACKBONE = {"backbone.resinit.*": "backbone.stem.*", "backbone.*": "backbone.*"}
+_BLOCK = ".{mod2|mod3|mod4|mod5|mod6|mod7}.{block1|block2|block3|block4|block5|block6}"
+_OPENSEG_BACKBONE = {
+    "backbone.resinit.*": "backbone.stem.*",
+    "backbone.*": "backbone.*",
+    # The wide ResNet, whose norms include the activation:
+    f"backbone{_BLOCK}.{{bn1|convs.bn2|convs.bn3}}": (
+        f"backbone{_BLOCK}.{{bn1.norm|convs.bn2.norm|convs.bn3.norm}}"
+    ),
+    "backbone.bn_out": "backbone.bn_out.norm",
+}
 
 OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
     "fcn": _row("{cls_head|dsn_head}", "{head|aux_head}", _HEAD),

@@ -19,7 +19,7 @@ def test_parameters(name, count):
         assert sum(p.numel() for p in create_backbone(name).parameters()) == count
 
 
-@pytest.mark.parametrize(("side", "known"), [(512, 128), (769, 193), (97, 25)])
+@pytest.mark.parametrize(("side", "known"), [(128, 32), (97, 25)])
 def test_one_map_of_stride_4(side, known):
     with torch.device("meta"):
         backbone = create_backbone("hrnet_w18", in_channels=4)
