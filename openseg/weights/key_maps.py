@@ -54,6 +54,19 @@ def _atrous(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
+def _ce2p() -> dict[str, str]:
+    """Everything but the context."""
+    return (
+        _row("edgelayer.{conv1|conv2|conv3}", "edges.{reduce.0|reduce.1|reduce.2}", _CONV)
+        | _row("edgelayer.{conv4|conv5}", "edges.{classifier|fuse}")
+        | _row("decoder.{conv1|conv2}", "decoder.{reduce|reduce_first}", _CONV)
+        | _row("decoder.conv3", "decoder.fuse", _TWO_CONVS)
+        | _row("decoder.conv4", "decoder.classifier")
+        | _row("cls", "head", _HEAD_WITHOUT_DROPOUT)
+        | _row("dsn", "aux_head", _HEAD)
+    )
+
+
 def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
     return (
         _row(theirs + ".context", ours + ".context.reduce", _CONV)
@@ -62,7 +75,16 @@ def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
-_OPENSEG_BACKBONE = {"backbone.resinit.*": "backbone.stem.*", "backbone.*": "backbone.*"}
+_BLOCK = ".{mod2|mod3|mod4|mod5|mod6|mod7}.{block1|block2|block3|block4|block5|block6}"
+_OPENSEG_BACKBONE = {
+    "backbone.resinit.*": "backbone.stem.*",
+    "backbone.*": "backbone.*",
+    # The wide ResNet, whose norms include the activation:
+    f"backbone{_BLOCK}.{{bn1|convs.bn2|convs.bn3}}": (
+        f"backbone{_BLOCK}.{{bn1.norm|convs.bn2.norm|convs.bn3.norm}}"
+    ),
+    "backbone.bn_out": "backbone.bn_out.norm",
+}
 
 OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
     "fcn": _row("{cls_head|dsn_head}", "{head|aux_head}", _HEAD),
@@ -93,12 +115,20 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _object_context("spatial_ocr_head", "context")
         | _row("head", "classifier")
         | _row("dsn_head", "aux_head", _HEAD)
+        # and on HRNet:
+        | _row("conv3x3", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
     "asp_ocrnet": (
         _asp_ocr("asp_ocr_head", "context")
-        | _row("head", "classifier")
+        | _row("{head|cls_head}", "{classifier|classifier}")
         | _row("dsn_head", "aux_head", _HEAD)
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
+    "hrnet": _row("cls_head", "head", _HEAD),
+    "ce2p_asp_ocrnet": _asp_ocr("asp_ocr_head", "context") | _ce2p(),
     "isanet": (
         _row("isa_head", "reduce", _CONV)
         | {
@@ -143,9 +173,27 @@ OCNET_PYTORCH: dict[str, dict[str, str]] = {
 }
 """Networks of OCNet.pytorch, whose backbone has no name of its own; always InPlaceABN."""
 
+_FLAT_HRNET = {
+    "{conv1|conv2|bn1|bn2}": "backbone.{conv1|conv2|bn1|bn2}",
+    "{layer1|stage2|stage3|stage4}.*": "backbone.{layer1|stage2|stage3|stage4}.*",
+    "{transition1|transition2|transition3}.*": ("backbone.{transition1|transition2|transition3}.*"),
+}
+
+HRNET: dict[str, dict[str, str]] = {
+    "hrnet": _row("last_layer", "head", _HEAD),
+    "ocrnet": (
+        _row("conv3x3_ocr", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD)
+    ),
+}
+"""Networks of HRNet-Semantic-Segmentation, in our variant "hrnet"; never InPlaceABN."""
+
 _SOURCES = {
     "openseg.pytorch": (_OPENSEG_BACKBONE, OPENSEG_PYTORCH, True),
     "ocnet.pytorch": (_FLAT_RESNET, OCNET_PYTORCH, True),
+    "hrnet": (_FLAT_HRNET, HRNET, False),
 }
 
 

@@ -55,7 +55,7 @@ def load_weights(
         model: a network of `create_model`; any other module takes checkpoints with its own names.
         checkpoint: a file (`torch.save` or `.safetensors`), or a state dict.
         source: whose names the checkpoint has: "openseg" (ours), "openseg.pytorch",
-            "ocnet.pytorch", or "auto".
+            "ocnet.pytorch", "hrnet" (HRNet-Semantic-Segmentation), or "auto".
 
     Returns:
         A `LoadReport`; print it.
