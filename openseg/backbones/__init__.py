@@ -31,6 +31,7 @@ def create_backbone(
     output_stride: int = 8,
     in_channels: int = 3,
     multi_grid: Sequence[int] | None = None,
+    uniform_dilation: bool = False,
 ) -> Backbone:
     """Build a backbone with fresh weights.
 
@@ -39,6 +40,7 @@ def create_backbone(
         output_stride: 8 or 16, of the last map.
         in_channels: channels of the images.
         multi_grid: factors on the dilation of the blocks of layer4; None is all ones.
+        uniform_dilation: dilate the first block of a stage as the others, as the OCNet original.
 
     Returns:
         A `Backbone`: images [B, in_channels, H, W] -> list of maps, finest first.
@@ -57,4 +59,5 @@ def create_backbone(
         output_stride=output_stride,
         in_channels=in_channels,
         multi_grid=multi_grid,
+        uniform_dilation=uniform_dilation,
     )

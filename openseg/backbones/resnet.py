@@ -96,9 +96,11 @@ class ResNet(Backbone):
         output_stride: int = 8,
         in_channels: int = 3,
         multi_grid: Sequence[int] | None = None,
+        uniform_dilation: bool = False,
     ) -> None:
         """`deep_stem`: three 3×3 convolutions in place of the 7×7 ("3x3-ResNet").
         `multi_grid`: a factor on the dilation for each block of layer4 (DeepLabV3, section 3.2).
+        `uniform_dilation`: the first block of a stage is dilated as the others are.
         """
         super().__init__()
         if output_stride not in (8, 16):
@@ -121,8 +123,10 @@ class ResNet(Backbone):
         c1, c2, c3, _ = self.channels
         self.layer1 = stage(block, stem_channels, 64, 1, [1] * depths[0])
         self.layer2 = stage(block, c1, 128, 2, [1] * depths[1])
-        self.layer3 = stage(block, c2, 256, 1 if dilated8 else 2, [1 + dilated8] * depths[2])
-        self.layer4 = stage(block, c3, 512, 1, grid)
+        uniform = uniform_dilation
+        stride = 1 if dilated8 else 2
+        self.layer3 = stage(block, c2, 256, stride, [1 + dilated8] * depths[2], uniform)
+        self.layer4 = stage(block, c3, 512, 1, grid, uniform)
         initialize(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -146,11 +150,13 @@ def stage(
     channels: int,
     stride: int,
     dilations: Sequence[int],
+    uniform: bool = False,
 ) -> nn.Sequential:
     """One residual block for each entry of `dilations`; the first has the stride and the shortcut.
 
     Where the stage is dilated, its first block stands for one whose stride was taken away: the
-    convolution that had it sees the input grid still undilated, hence half of the dilation.
+    convolution that had it sees the input grid still undilated, hence half of the dilation. If
+    `uniform`, it has all of it.
     """
     out_channels = channels * block.expansion
     shortcut = None
@@ -160,7 +166,8 @@ def stage(
             nn.BatchNorm2d(out_channels),
         )
     first = dilations[0]
-    blocks = [block(in_channels, channels, stride, (max(first // 2, 1), first), shortcut)]
+    on_stride = first if uniform else max(first // 2, 1)
+    blocks = [block(in_channels, channels, stride, (on_stride, first), shortcut)]
     blocks += [block(out_channels, channels, 1, (d, d)) for d in dilations[1:]]
     return nn.Sequential(*blocks)
 

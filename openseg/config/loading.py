@@ -37,15 +37,27 @@ def load_config(name_or_path: str | Path, overrides: typing.Sequence[str] = ()) 
     value of the wrong type or out of range.
     """
     path = find_config(name_or_path)
+    config = _build([*_read_chain(path), *map(_parse_override, overrides)], str(path))
+    if config.run.folder is None:
+        config.run.folder = f"runs/{_name_of(path)}"
+    return config
+
+
+def restore_config(
+    plain: dict[str, Any], overrides: typing.Sequence[str] = (), source: str = "checkpoint"
+) -> Config:
+    """The configuration that `to_plain` wrote, with overrides; `source` is for messages."""
+    return _build([*_flatten(plain, "", source), *map(_parse_override, overrides)], source)
+
+
+def _build(assignments: typing.Iterable[Assignment], source: str) -> Config:
     tree = OmegaConf.structured(Config)
-    for assignment in [*_read_chain(path), *map(_parse_override, overrides)]:
+    for assignment in assignments:
         _assign(tree, *assignment)
     try:
         config = typing.cast(Config, OmegaConf.to_object(tree))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from error
-    if config.run.folder is None:
-        config.run.folder = f"runs/{_name_of(path)}"
+        raise ConfigError(f"{source}: {_first_line(error)}") from error
     check(config)
     return config
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from openseg.engine.inference import Inference
+from openseg.engine.progress import Progress
 from openseg.errors import DataError, OpensegError
 from openseg.metrics import ConfusionMatrix, SegmentationMetrics
-
-Progress = Callable[[int, int], None]
 
 
 def evaluate(
@@ -102,7 +101,7 @@ def _share_of_this_process(dataset: Sized) -> range:
     return range(len(dataset))
 
 
-def _count(confusion: ConfusionMatrix, prediction: Any, label: Tensor, name: str) -> None:
+def _count(confusion: ConfusionMatrix, prediction: Tensor, label: Tensor, name: str) -> None:
     try:
         confusion.update(prediction, label)
     except ValueError as error:

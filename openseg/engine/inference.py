@@ -7,7 +7,7 @@ logits and no [B, K, H, W] tensor exists. Several scales or windows need one, as
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,8 @@ class Inference:
             raise ValueError(f"mode is {mode!r}; it must be 'whole' or 'slide'")
         if (mode == "slide") != (crop_size is not None):
             raise ValueError("crop_size belongs to mode='slide', which cannot do without it")
+        if stride is not None and crop_size is None:
+            raise ValueError("stride belongs to mode='slide'")
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales are {tuple(scales)}; at least one, all above 0, are needed")
         if crop_size is not None:
@@ -65,12 +67,23 @@ class Inference:
             if not all(0 < s <= c for s, c in zip(stride, crop_size, strict=True)):
                 raise ValueError(f"stride {stride} must lie in 1..crop_size, which is {crop_size}")
         self.model = model
+        self.align_corners = bool(model.align_corners)
         self.crop_size = crop_size
         self.stride = stride
         self.scales = tuple(scales)
         self.flip = flip
         self.device = torch.device(device or next(model.parameters()).device)
         self.amp_dtype = amp_dtype
+
+    @overload
+    def __call__(
+        self, images: Tensor, size: Size | None = None, confidence: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self, images: Tensor, size: Size | None = None, *, confidence: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
 
     def __call__(
         self, images: Tensor, size: Size | None = None, confidence: bool = False
@@ -90,8 +103,7 @@ class Inference:
                 logits = self._network(batch)
             else:
                 logits = self._mean_over_scales(batch, size)
-            align_corners = self.model.align_corners
-            result = upsample_argmax(logits, size, confidence, align_corners=align_corners)
+            result = upsample_argmax(logits, size, confidence, align_corners=self.align_corners)
         if images.ndim == 4:
             return result
         return (result[0][0], result[1][0]) if confidence else result[0]
@@ -135,7 +147,7 @@ class Inference:
     def _whole(self, images: Tensor) -> Tensor:
         """Logits [B, K, H, W] of the images [B, C, H, W] in one pass."""
         size = (images.shape[-2], images.shape[-1])
-        return _resize(self._network(images), size, self.model.align_corners)
+        return _resize(self._network(images), size, self.align_corners)
 
     def _slide(self, images: Tensor) -> Tensor:
         """Logits [B, K, H, W], averaged over the windows that see a pixel."""

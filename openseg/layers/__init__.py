@@ -1,7 +1,28 @@
 # SPDX-License-Identifier: MIT
 """Modules over `openseg.ops`: the context blocks and the convolutions that networks are made of."""
 
-from openseg.layers.conv import ConvNormAct, SegmentationHead, set_activation
+from openseg.layers.atrous import (
+    AtrousBaseObjectContext,
+    AtrousObjectContext,
+    AtrousPyramidPooling,
+)
+from openseg.layers.conv import ConvNormAct, NormAct, SegmentationHead, set_activation
+from openseg.layers.interlaced import InterlacedSelfAttention
 from openseg.layers.object_context import ObjectContext
+from openseg.layers.pooling import PyramidPooling
+from openseg.layers.self_attention import BaseObjectContext, SelfAttention
 
-__all__ = ["ConvNormAct", "ObjectContext", "SegmentationHead", "set_activation"]
+__all__ = [
+    "AtrousBaseObjectContext",
+    "AtrousObjectContext",
+    "AtrousPyramidPooling",
+    "BaseObjectContext",
+    "ConvNormAct",
+    "InterlacedSelfAttention",
+    "NormAct",
+    "ObjectContext",
+    "PyramidPooling",
+    "SegmentationHead",
+    "SelfAttention",
+    "set_activation",
+]

@@ -35,6 +35,22 @@ class ConvNormAct(nn.Sequential):
         super().__init__(OrderedDict(conv=conv, norm=norm, activation=nn.ReLU(inplace=True)))
 
 
+class NormAct(nn.Sequential):
+    """BatchNorm2d and ReLU alone; `set_activation` exchanges the activation."""
+
+    def __init__(self, channels: int) -> None:
+        norm = nn.BatchNorm2d(channels)
+        super().__init__(OrderedDict(norm=norm, activation=nn.ReLU(inplace=True)))
+
+
+def two_convs(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Sequential:
+    """The transform that attention puts before queries and keys: two 1×1 `ConvNormAct`."""
+    return nn.Sequential(
+        ConvNormAct(in_channels, out_channels, bias=bias),
+        ConvNormAct(out_channels, out_channels, bias=bias),
+    )
+
+
 class SegmentationHead(nn.Sequential):
     """k×k `ConvNormAct`, channel dropout, 1×1 classifier: [B, C, H, W] -> [B, K, H, W]."""
 
@@ -56,11 +72,11 @@ class SegmentationHead(nn.Sequential):
 
 
 def set_activation(network: nn.Module, name: str) -> None:
-    """Give every `ConvNormAct` of a network the activation "relu" or "leaky_relu" (slope 0.01)."""
+    """Give every `ConvNormAct` and `NormAct` the activation "relu" or "leaky_relu" (slope 0.01)."""
     if name not in ("relu", "leaky_relu"):
         raise ValueError(f'activation must be "relu" or "leaky_relu", got {name!r}')
     for module in network.modules():
-        if isinstance(module, ConvNormAct):
+        if isinstance(module, (ConvNormAct, NormAct)):
             relu = name == "relu"
             module.activation = (
                 nn.ReLU(inplace=True) if relu else nn.LeakyReLU(LEAKY_SLOPE, inplace=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from openseg import ops
-from openseg.layers.conv import ConvNormAct
+from openseg.layers.conv import ConvNormAct, two_convs
 
 
 class ObjectContext(nn.Module):
@@ -28,20 +28,16 @@ class ObjectContext(nn.Module):
         *,
         dropout: float = 0.05,
         bias: bool = True,
+        value_bias: bool = True,
     ) -> None:
-        """`out_channels=None` leaves out the fusion: the result is the context, `in_channels`."""
+        """`out_channels=None` leaves out the fusion: the result is the context, `in_channels`.
+        `value_bias`: of the convolutions before and after the attention's sum.
+        """
         super().__init__()
-
-        def transform() -> nn.Sequential:
-            return nn.Sequential(
-                ConvNormAct(in_channels, key_channels, bias=bias),
-                ConvNormAct(key_channels, key_channels, bias=bias),
-            )
-
-        self.query = transform()
-        self.key = transform()
-        self.value = ConvNormAct(in_channels, key_channels, bias=bias)
-        self.project = ConvNormAct(key_channels, in_channels, bias=bias)
+        self.query = two_convs(in_channels, key_channels, bias=bias)
+        self.key = two_convs(in_channels, key_channels, bias=bias)
+        self.value = ConvNormAct(in_channels, key_channels, bias=value_bias)
+        self.project = ConvNormAct(key_channels, in_channels, bias=value_bias)
         self.fuse = None
         if out_channels is not None:
             self.fuse = ConvNormAct(2 * in_channels, out_channels, bias=bias)

@@ -6,14 +6,36 @@ from collections.abc import Sequence
 
 from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
+from openseg.models.deeplabv3 import DeepLabV3
 from openseg.models.fcn import FCN
-from openseg.models.ocrnet import OCRNet
+from openseg.models.isanet import ISANet
+from openseg.models.ocnet import AspOCNet, BaseOCNet, BaseOCNetV2
+from openseg.models.ocrnet import AspOCRNet, OCRNet
+from openseg.models.pspnet import PSPNet
 
 _MODELS: dict[str, type[SegmentationModel]] = {
     "fcn": FCN,
+    "pspnet": PSPNet,
+    "deeplabv3": DeepLabV3,
+    "base_ocnet": BaseOCNet,
+    "base_ocnet_v2": BaseOCNetV2,
+    "asp_ocnet": AspOCNet,
     "ocrnet": OCRNet,
+    "asp_ocrnet": AspOCRNet,
+    "isanet": ISANet,
 }
-_ALIASES = {"FCN-Stride8": "fcn", "FastBaseOCNet": "ocrnet", "OCR": "ocrnet"}
+_ALIASES = {
+    "FCN-Stride8": "fcn",
+    "BaseOCNet": "base_ocnet",
+    "BaseOCNet-v2": "base_ocnet_v2",
+    "AspOCNet": "asp_ocnet",
+    "FastBaseOCNet": "ocrnet",
+    "OCR": "ocrnet",
+    "FastAspOCNet": "asp_ocrnet",
+    "ASP-OCR": "asp_ocrnet",
+    "Sparse OCNet": "isanet",
+    "ISA": "isanet",
+}
 """Names in the published tables that differ by more than the case of letters."""
 
 __all__ = ["SegmentationModel", "SegmentationOutput", "create_model", "list_models"]
@@ -68,7 +90,11 @@ def create_model(
         "align_corners": align_corners,
     }
     body = create_backbone(
-        backbone, output_stride=output_stride, in_channels=in_channels, multi_grid=multi_grid
+        backbone,
+        output_stride=output_stride,
+        in_channels=in_channels,
+        multi_grid=multi_grid,
+        uniform_dilation=variant in network.uniform_dilation,
     )
     model = network(body, num_classes, variant=variant, align_corners=align_corners)
     model.arguments = arguments

@@ -33,6 +33,7 @@ class SegmentationModel(nn.Module):
     """
 
     variants: tuple[str, ...] = ("openseg",)
+    uniform_dilation: tuple[str, ...] = ()  # the variants whose backbone has it
     output_stride = 8
     backbone: Backbone
 
@@ -48,6 +49,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         if variant not in self.variants:
             raise ValueError(f"variant must be one of {self.variants}, got {variant!r}")
+        self.variant = variant
         self.backbone = backbone
         self.num_classes = num_classes
         self.in_channels = backbone.in_channels

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 _CONV = ".{0|1}", ".{conv|norm}"
 _TWO_CONVS = ".{0|1|2|3}", ".{0.conv|0.norm|1.conv|1.norm}"
 _HEAD = ".{0|1|3}", ".{conv.conv|conv.norm|classifier}"
+_HEAD_WITHOUT_DROPOUT = ".{0|1|2}", ".{conv.conv|conv.norm|classifier}"
 
 
 def _row(theirs: str, ours: str, layout: tuple[str, str] = ("", "")) -> dict[str, str]:
@@ -29,18 +30,123 @@ def _object_context(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
+def _self_attention(theirs: str, ours: str) -> dict[str, str]:
+    return _row(theirs + ".{f_query|f_key}", ours + ".{query|key}", _TWO_CONVS) | _row(
+        theirs + ".{f_value|W}", ours + ".{value|project}"
+    )
+
+
+def _shared_attention(theirs: str, ours: str) -> dict[str, str]:
+    """The OCNet original stores the one transform twice."""
+    return (
+        _row(theirs + ".f_query", ours + ".query", _CONV)
+        | _row(theirs + ".f_key", ours + ".query", _CONV)
+        | _row(theirs + ".{f_value|W}", ours + ".{value|project}")
+    )
+
+
+def _atrous(theirs: str, ours: str) -> dict[str, str]:
+    """The branches and the fusion of ASPP, ASP-OC and ASP-OCR."""
+    return _row(
+        theirs + ".{conv2|conv3|conv4|conv5|conv_bn_dropout}",
+        ours + ".{branches.0|branches.1|branches.2|branches.3|fuse}",
+        _CONV,
+    )
+
+
+def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
+    return (
+        _row(theirs + ".context", ours + ".context.reduce", _CONV)
+        | _object_context(theirs + ".context.2", ours + ".context.attention")
+        | _atrous(theirs, ours)
+    )
+
+
 _OPENSEG_BACKBONE = {"backbone.resinit.*": "backbone.stem.*", "backbone.*": "backbone.*"}
 
 OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
     "fcn": _row("{cls_head|dsn_head}", "{head|aux_head}", _HEAD),
+    "pspnet": (
+        {"ppm.stages.{0|1|2|3}.{1|2}": "context.levels.{0|1|2|3}.conv.{conv|norm}"}
+        | _row("ppm.bottleneck", "context.fuse", _CONV)
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD)
+    ),
+    "base_ocnet_v2": (
+        _row("oc_module_pre", "reduce", _CONV)
+        | _self_attention("oc_module.stages.0", "context.attention")
+        | _row("oc_module.conv_bn_dropout", "context.fuse", _CONV)
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD_WITHOUT_DROPOUT)
+    ),
+    "asp_ocnet": (
+        _row("context", "reduce", _CONV)
+        | _row("context.2.context", "context.context.0", _CONV)
+        | _self_attention("context.2.context.2.stages.0", "context.context.1")
+        | _row("context.2.context.2.conv_bn_dropout.0", "context.context.2.norm")
+        | _atrous("context.2", "context")
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD_WITHOUT_DROPOUT)
+    ),
     "ocrnet": (
         _row("conv_3x3", "reduce", _CONV)
         | _object_context("spatial_ocr_head", "context")
         | _row("head", "classifier")
         | _row("dsn_head", "aux_head", _HEAD)
     ),
+    "asp_ocrnet": (
+        _asp_ocr("asp_ocr_head", "context")
+        | _row("head", "classifier")
+        | _row("dsn_head", "aux_head", _HEAD)
+    ),
+    "isanet": (
+        _row("isa_head", "reduce", _CONV)
+        | {
+            "isa_head.2.stages.0.{long_range_sa|short_range_sa}" + rest: (
+                "context.{long_range|short_range}" + ours
+            )
+            for rest, ours in (
+                (".{f_query|f_key}" + _TWO_CONVS[0], ".{query|key}" + _TWO_CONVS[1]),
+                (".f_value", ".value"),
+                (".W" + _CONV[0], ".project" + _CONV[1]),
+            )
+        }
+        | _row("isa_head.2.conv_bn", "context.fuse", _CONV)
+        | _row("cls_head", "classifier")
+        | _row("dsn_head", "aux_head", _HEAD)
+    ),
 }
 """Networks of openseg.pytorch and its pytorch-1.7 branch, by our name."""
+
+_FLAT_RESNET = {
+    "{conv1|conv2|conv3|bn1|bn2|bn3}": "backbone.stem.{conv1|conv2|conv3|bn1|bn2|bn3}",
+    "{layer1|layer2|layer3|layer4}.*": "backbone.{layer1|layer2|layer3|layer4}.*",
+}
+
+OCNET_PYTORCH: dict[str, dict[str, str]] = {
+    "base_ocnet": (
+        _row("context", "reduce", _CONV)
+        | _shared_attention("context.2.stages.0", "context.attention")
+        | _row("context.2.conv_bn_dropout", "context.fuse", _CONV)
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD)
+    ),
+    "asp_ocnet": (
+        _row("context", "reduce", _CONV)
+        | _row("context.2.context", "context.context.0", _CONV)
+        | _shared_attention("context.2.context.2.stages.0", "context.context.1")
+        | _row("context.2.context.2.conv_bn_dropout", "context.context.2", _CONV)
+        | _atrous("context.2", "context")
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD)
+    ),
+}
+"""Networks of OCNet.pytorch, whose backbone has no name of its own; always InPlaceABN."""
+
+_SOURCES = {
+    "openseg.pytorch": (_OPENSEG_BACKBONE, OPENSEG_PYTORCH, True),
+    "ocnet.pytorch": (_FLAT_RESNET, OCNET_PYTORCH, True),
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +175,11 @@ class KeyMap:
 
 def key_maps(network: str) -> list[KeyMap]:
     """The key maps of one of our networks, one for each published code that has it."""
-    maps = []
-    if network in OPENSEG_PYTORCH:
-        names = _expand(_OPENSEG_BACKBONE | OPENSEG_PYTORCH[network])
-        maps.append(KeyMap("openseg.pytorch", names, inplace_abn=True))
-    return maps
+    return [
+        KeyMap(source, _expand(backbone | networks[network]), inplace_abn)
+        for source, (backbone, networks, inplace_abn) in _SOURCES.items()
+        if network in networks
+    ]
 
 
 def _expand(rows: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from openseg.errors import CheckpointError
@@ -53,7 +54,8 @@ def load_weights(
     Args:
         model: a network of `create_model`; any other module takes checkpoints with its own names.
         checkpoint: a file (`torch.save` or `.safetensors`), or a state dict.
-        source: whose names the checkpoint has: "openseg" (ours), "openseg.pytorch", or "auto".
+        source: whose names the checkpoint has: "openseg" (ours), "openseg.pytorch",
+            "ocnet.pytorch", or "auto".
 
     Returns:
         A `LoadReport`; print it.
@@ -101,7 +103,7 @@ def _translate(
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """The tensors under our names; keys without a name of ours keep theirs."""
     report = LoadReport(names.source)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     flat_norms = 0
     for key, tensor in state_dict.items():
         if key.startswith("loss."):
@@ -110,7 +112,13 @@ def _translate(
         module, _, parameter = key.rpartition(".")
         ours = names.module(module)
         flat_norms += ours is not None and module in names.names and ours.endswith(".norm")
-        tensors[f"{ours or module}.{parameter}".removeprefix(".")] = tensor
+        our_key = f"{ours or module}.{parameter}".removeprefix(".")
+        if our_key in tensors and not torch.equal(tensors[our_key], tensor):
+            raise CheckpointError(
+                f"{key} should repeat another tensor of the checkpoint, as {our_key}, but "
+                "differs from it: the checkpoint is that of another network"
+            )
+        tensors[our_key] = tensor
     if names.inplace_abn and flat_norms:
         gains = [key.replace(".running_var", ".weight") for key in tensors if "running_var" in key]
         tensors |= {key: tensors[key].abs() + _ABN_EPS for key in gains if key in tensors}

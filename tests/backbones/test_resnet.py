@@ -61,6 +61,12 @@ def test_a_stage_without_its_stride_keeps_half_of_its_dilation_where_the_stride_
     assert dilations(basic.layer4) == [2, 4, 4, 4]
 
 
+def test_uniform_dilation_makes_no_exception_of_the_first_block():
+    body = create_backbone("resnet50c", uniform_dilation=True)
+    assert dilations(body.layer3) == [2] * 6
+    assert dilations(body.layer4) == [4] * 3
+
+
 def test_multi_grid_multiplies_the_dilation_of_the_last_stage():
     body = create_backbone("resnet50c", output_stride=16, multi_grid=[1, 2, 4])
     assert dilations(body.layer4) == [1, 4, 8]

@@ -216,6 +216,7 @@ def test_no_full_size_logits_in_one_pass(monkeypatch):
         ({"mode": "tiles"}, "'tiles'"),
         ({"mode": "slide"}, "crop_size"),
         ({"crop_size": (8, 8)}, "crop_size"),
+        ({"stride": (8, 8)}, "stride"),
         ({"mode": "slide", "crop_size": (8, 8), "stride": (9, 8)}, "stride"),
         ({"mode": "slide", "crop_size": (8, 8), "stride": (0, 8)}, "stride"),
         ({"scales": ()}, "scales"),

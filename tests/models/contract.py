@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from openseg import create_model, load_weights, ops
+from openseg import create_model, load_weights
 from openseg.losses import SegmentationLoss
 
 CLASSES = 5
@@ -97,41 +97,41 @@ class ModelContract:
         with torch.no_grad():
             torch.testing.assert_close(again(self.images(1)), model(self.images(1)), rtol=0, atol=0)
 
-    def test_channels_last_is_equal(self, model):
-        last = self.build().eval().to(memory_format=torch.channels_last)
+    def test_channels_last_is_equal(self, small):
+        last = copy.deepcopy(small).to(memory_format=torch.channels_last)
         images = self.images(1)
         with torch.no_grad():
-            known = model(images)
+            known = small(images)
             found = last(images.to(memory_format=torch.channels_last))
-        # Convolutions sum in another order: float32 rounding through some thirty layers.
+        # Convolutions sum in another order: float32 rounding through some ten layers.
         torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
 
-    def test_bfloat16_autocast_stays_finite_and_near(self, model):
+    def test_bfloat16_autocast_stays_finite_and_near(self, small):
         images = self.images(1)
         with torch.no_grad():
-            known = model(images).main
+            known = small(images).main
             with torch.autocast("cpu", torch.bfloat16):
-                found = model(images).main.float()
+                found = small(images).main.float()
         assert found.isfinite().all()
-        # 8 bits of mantissa through some thirty layers: a few per cent of the spread.
+        # 8 bits of mantissa through some ten layers: a few per cent of the spread.
         assert (found - known).abs().mean() < 0.05 * known.std()
 
     def test_compiles_without_a_break(self, small):
         images = self.images(1)
         compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(images), small(images), rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(images), small(images), rtol=1e-4, atol=1e-5)
 
     def test_exports_with_free_height_and_width(self, small):
         free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         program = torch.export.export(
             small, (self.images(1, size=(65, 97)),), dynamic_shapes={"images": free}
         )
-        images = self.images(1, size=(72, 50))
+        images = self.images(1, size=(72, 90))
         with torch.no_grad():
             found, known = program.module()(images), small(images)
         torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
 
-    @pytest.mark.skipif(not hasattr(ops, "upsample_argmax"), reason="operator not in this tree")
     def test_predicts_at_the_size_of_the_images(self, model):
         images = self.images(2, size=(50, 83))
         labels, confidence = model.predict(images, confidence=True)

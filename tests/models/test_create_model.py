@@ -14,7 +14,19 @@ def test_every_network_can_be_built_by_its_name():
 
 
 @pytest.mark.parametrize(
-    ("alias", "name"), [("FCN-Stride8", "fcn"), ("FastBaseOCNet", "ocrnet"), ("OCRNet", "ocrnet")]
+    ("alias", "name"),
+    [
+        ("FCN-Stride8", "fcn"),
+        ("PSPNet", "pspnet"),
+        ("DeepLabV3", "deeplabv3"),
+        ("BaseOCNet", "base_ocnet"),
+        ("BaseOCNet-v2", "base_ocnet_v2"),
+        ("AspOCNet", "asp_ocnet"),
+        ("FastBaseOCNet", "ocrnet"),
+        ("OCRNet", "ocrnet"),
+        ("FastAspOCNet", "asp_ocrnet"),
+        ("Sparse OCNet", "isanet"),
+    ],
 )
 def test_names_of_the_tables(alias, name):
     with torch.device("meta"):

@@ -14,8 +14,14 @@ def test_equals_the_published_network():
     assert_equals_golden("ocrnet_r101", ("aux", "main"), name="ocrnet")
 
 
+class TestAspOCRNet(ModelContract):
+    name = "asp_ocrnet"
+
+
 def test_parameters():
     assert parameters(name="ocrnet") == 57_988_838
+    assert parameters(name="asp_ocrnet") == 67_256_166
+    assert parameters(name="asp_ocrnet", variant="wide") == 68_478_950
 
 
 def test_the_main_loss_reaches_the_auxiliary_head():

@@ -6,6 +6,8 @@ says what the field below grows, the roof of the hut in the foreground says whic
 behind: a network that sees only a neighbourhood is left to guess between three kinds.
 """
 
+import math
+
 import numpy as np
 
 from openseg.data import palettes
@@ -137,13 +139,15 @@ def _land(dice: _Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     """Sky, wood, field and path: regions and brightness, int32 [H, W] both."""
     y = np.arange(height, dtype=np.int32)[:, None]
     x = np.arange(width, dtype=np.int32)
-    ridge = height * dice.integer(74, 92) // 256  # tops of the wood
-    horizon = height * dice.integer(116, 136) // 256  # its foot, where the field begins
-    crowns = dice.smooth(1, width, 1, 24)[0] + 2 * dice.smooth(1, width, 1, 5)[0]
+    ridge = height * dice.integer(60, 80) // 256  # tops of the wood
+    horizon = height * dice.integer(122, 140) // 256  # its foot, where the field begins
+    crowns = (
+        dice.smooth(1, width, 1, 1 + 24 * width // height)[0] + 2 * dice.smooth(1, width, 1, 5)[0]
+    )
     tops = ridge + (crowns - 384) * height // 8192
     foot = horizon + (dice.smooth(1, width, 1, 3)[0] - 128) * height // 4096
-    clouds = np.maximum(dice.smooth(height, width, 9, 5) - 120, 0) // 2
-    leaves = dice.smooth(height, width, 36, 36) // 4 - 32
+    clouds = np.maximum(dice.smooth(height, width, 9, 1 + 4 * width // height) - 120, 0) // 2
+    leaves = dice.smooth(height, width, 36, 1 + 36 * width // height) // 4 - 32
 
     vanishing_x = width * dice.integer(64, 192) // 256
     depth = np.maximum(y - horizon + height // 8, 1)
@@ -161,11 +165,23 @@ def _land(dice: _Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     return region, shade
 
 
+def _unit(region: np.ndarray) -> int:
+    """The length that cues are measured by: the mean side, but what fits into a panorama."""
+    height, width = region.shape
+    return min(math.isqrt(height * width), height * 3 // 2, width * 3 // 2)
+
+
+def _aside(dice: _Dice, width: int) -> int:
+    """A place for a cue: near the left or right edge, so that most of the land is far from it."""
+    place = dice.integer(26, 72)
+    return width * (place if dice.integer(0, 2) else 256 - place) // 256
+
+
 def _add_balloon(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
     """The cue for the field, high in the sky."""
     height, width = region.shape
-    radius = min(height, width) * dice.integer(20, 27) // 256
-    left, top = width * dice.integer(28, 228) // 256, height * dice.integer(28, 40) // 256
+    radius = _unit(region) * dice.integer(20, 27) // 256
+    left, top = _aside(dice, width), height * dice.integer(26, 36) // 256
     y = np.arange(height, dtype=np.int32)[:, None] - top
     x = np.arange(width, dtype=np.int32) - left
     inside = x * x + y * y < radius * radius
@@ -179,12 +195,12 @@ def _add_balloon(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
 def _add_hut(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
     """The cue for the wood, in the foreground."""
     height, width = region.shape
-    size = min(height, width) * dice.integer(21, 28) // 256  # half the width of the roof
-    left, floor = width * dice.integer(26, 230) // 256, height * dice.integer(224, 248) // 256
+    size = _unit(region) * dice.integer(21, 28) // 256  # half the width of the roof
+    left, floor = _aside(dice, width), height * dice.integer(224, 248) // 256
     y = floor - np.arange(height, dtype=np.int32)[:, None]  # upwards from the floor
     x = np.abs(np.arange(width, dtype=np.int32) - left)
-    wall = (x * 5 < size * 4) & (y >= 0) & (y * 8 < size * 7)
-    roof = (y * 8 >= size * 7) & ((y * 8 - size * 7) + x * 9 < size * 9)
+    wall = (x * 5 < size * 4) & (y >= 0) & (y * 3 < size * 2)
+    roof = (y * 3 >= size * 2) & ((y * 3 - size * 2) + x * 4 < size * 4)
     door = (x * 4 < size) & (y >= 0) & (y * 2 < size)
     region[wall], region[roof], region[door] = _WALL, _ROOF, _DOOR
     shade[wall | roof] = 0
