@@ -15,6 +15,7 @@ from openseg.cli import run
 from openseg.config import Config, describe, load_config, shipped_configs, to_yaml
 from openseg.config.loading import differences
 from openseg.data import Dataset
+from openseg.engine import environment
 from openseg.engine.distributed import Process
 from openseg.engine.reporting import duration
 from openseg.engine.trainer import Trainer
@@ -51,7 +52,7 @@ def _train(config: Config, process: Process) -> int:
 
     if process.is_main:
         folder.prepare(config.run.overwrite)
-        folder.describe(to_yaml(config), {})
+        folder.describe(to_yaml(config), environment.collect())
     with build.build_reporter(config, folder, process, trainer.iteration) as reporter:
         log.info("%s", _summary(trainer, train_set, val_set))
         if checkpoint is not None:
