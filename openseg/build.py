@@ -257,7 +257,7 @@ def build_validation(
 
 
 def build_run_folder(config: Config) -> RunFolder:
-    return RunFolder(Path(config.run.output) / str(config.run.name), config.run.keep)
+    return RunFolder(str(config.run.folder), config.run.keep)
 
 
 def checkpoint_to_resume(config: Config, folder: RunFolder) -> dict[str, Any] | None:

@@ -8,14 +8,14 @@ import argparse
 import logging
 import math
 import time
-
-import torch
+from typing import Any, Literal
 
 from openseg import build
 from openseg.cli import run
 from openseg.config import Config, describe, load_config, shipped_configs, to_yaml
 from openseg.config.loading import differences
 from openseg.data import Dataset
+from openseg.engine import environment
 from openseg.engine.distributed import Process
 from openseg.engine.reporting import duration
 from openseg.engine.trainer import Trainer
@@ -45,14 +45,14 @@ def _train(config: Config, process: Process) -> int:
         progress = Progress(**checkpoint["training"]["progress"])
     batches = build.build_batches(config, train_set, process, trainer.samples)
 
-    def save(kind: str) -> None:
+    def save(kind: Literal["last", "best"]) -> None:
         contents = build.build_checkpoint(config, trainer, progress, train_set.info)
         if process.is_main:
             folder.save(kind, contents)
 
     if process.is_main:
         folder.prepare(config.run.overwrite)
-        folder.describe(to_yaml(config), {})
+        folder.describe(to_yaml(config), environment.collect())
     with build.build_reporter(config, folder, process, trainer.iteration) as reporter:
         log.info("%s", _summary(trainer, train_set, val_set))
         if checkpoint is not None:
@@ -87,10 +87,7 @@ def _try_out(config: Config, process: Process) -> int:
         loss = float(trainer.step(*next(batches).values())["loss"])
         step_seconds = time.perf_counter() - begin
     validation = build.build_validation(config, val_set)
-    image, _ = validation.transform(val_set.load(0))
-    begin = time.perf_counter()
-    validation.inference(trainer.best_model)(torch.as_tensor(image)).cpu()
-    image_seconds = time.perf_counter() - begin
+    image_seconds = validation.seconds_per_image(trainer.best_model)
 
     plan = build.build_plan(config)
     validations = math.ceil(plan.iterations / plan.validate_every)
@@ -108,7 +105,8 @@ def _try_out(config: Config, process: Process) -> int:
 
 def _summary(trainer: Trainer, train_set: Dataset, val_set: Dataset) -> str:
     """The run in one line."""
-    arguments, process = trainer.model.arguments, trainer.process
+    arguments: Any = trainer.model.arguments
+    process = trainer.process
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     return (
         f"{arguments['name']}, {arguments['backbone']}: {parameters / 1e6:.1f} M parameters; "

@@ -22,7 +22,7 @@ from openseg.errors import OpensegError
 from tests.engine.tiny import assert_equal_states
 
 TINY = (
-    *("data.scene_size=[64, 64]", "data.crop_size=[64, 64]", "data.workers=0", "device=cpu"),
+    *("data.scene_size=[32, 48]", "data.crop_size=[40, 40]", "data.workers=0", "device=cpu"),
     *("data.scene_length=6", "data.scene_val_length=1", "train.batch_size=2"),
     *("train.iterations=4", "val.every=8", "run.log_every=1"),
 )
@@ -58,7 +58,7 @@ def records(run: str) -> list[dict]:
 def test_a_run_from_its_start_to_its_checkpoints(train, capsys):
     words = ("train.ema=0.9", "train.clip_grad_norm=1", "run.keep=1")
     words = (*words, "val.every=2", "run.samples=1")
-    assert train("run.name=one", *words) == 0
+    assert train("run.folder=runs/one", *words) == 0
     run = Path("runs/one")
     assert {path.name for path in run.iterdir()} == {
         *("config.yaml", "environment.json", "log.txt", "metrics.jsonl", "curves.png"),
@@ -66,7 +66,7 @@ def test_a_run_from_its_start_to_its_checkpoints(train, capsys):
     }
     names = {path.name for path in (run / "checkpoints").iterdir()}
     assert names == {"last.pt", "best.pt", "iteration_00000004.pt"}
-    assert Image.open(run / "samples" / "iteration_00000004.png").size > (256, 64)
+    assert Image.open(run / "samples" / "iteration_00000004.png").size > (192, 32)
     kinds = [(record["kind"], record["iteration"]) for record in records(run)]
     train_kinds = [("train", i) for i in range(1, 5)]
     assert kinds == [*train_kinds[:2], ("validation", 2), *train_kinds[2:], ("validation", 4)]
@@ -82,7 +82,7 @@ def test_a_run_from_its_start_to_its_checkpoints(train, capsys):
     assert not model.training
     assert meta == checkpoint["meta"]
 
-    assert train("run.name=two", "run.output=again", cfg=run / "config.yaml") == 0
+    assert train("run.folder=again/two", cfg=run / "config.yaml") == 0
     again = read_checkpoint("again/two/checkpoints/last.pt")
     assert_equal_states(again["state_dict"], checkpoint["state_dict"])
 
@@ -91,23 +91,23 @@ def test_a_run_from_its_start_to_its_checkpoints(train, capsys):
 def test_an_interrupted_and_resumed_run_is_bit_equal_to_a_straight_one(
     train, monkeypatch, capsys, workers
 ):
-    words = ("train.iterations=6", f"data.workers={workers}", "train.deterministic=true")
+    words = ("train.iterations=4", f"data.workers={workers}", "train.deterministic=true")
     words = (*words, "train.ema=0.9")
-    assert train("run.name=straight", *words) == 0
+    assert train("run.folder=runs/straight", *words) == 0
 
     step = Trainer.step
 
     def interrupted_step(self, images, labels):
-        if self.iteration == 2:
+        if self.iteration == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, images, labels)
 
     with monkeypatch.context() as context:
         context.setattr(Trainer, "step", interrupted_step)
-        assert train("run.name=resumed", *words) == 128 + signal.SIGINT
+        assert train("run.folder=runs/resumed", *words) == 128 + signal.SIGINT
     assert "run.resume=auto" in capsys.readouterr().out
-    assert read_checkpoint("runs/resumed/checkpoints/last.pt")["training"]["iteration"] == 3
-    assert train("run.name=resumed", *words, "run.resume=auto") == 0
+    assert read_checkpoint("runs/resumed/checkpoints/last.pt")["training"]["iteration"] == 2
+    assert train("run.folder=runs/resumed", *words, "run.resume=auto") == 0
 
     one, other = (read_checkpoint(f"runs/{n}/checkpoints/last.pt") for n in ("straight", "resumed"))
     assert_equal_states(one["state_dict"], other["state_dict"])
@@ -140,9 +140,9 @@ def test_resume_says_what_changed_and_starts_where_there_is_nothing(train, capsy
 
 def test_weights_of_another_run_start_a_new_one(train, capsys):
     words = ("train.iterations=1",)
-    assert train(*words, "run.name=one") == 0
+    assert train(*words, "run.folder=runs/one") == 0
     best = "runs/one/checkpoints/best.pt"
-    assert train(*words, "run.name=two", f"model.weights={best}", "train.lr=1e-12") == 0
+    assert train(*words, "run.folder=runs/two", f"model.weights={best}", "train.lr=1e-12") == 0
     one, two = (read_checkpoint(f"runs/{n}/checkpoints/best.pt") for n in ("one", "two"))
     weights = [name for name in one["state_dict"] if name.endswith("weight")]
     for name in weights:
@@ -169,7 +169,7 @@ MISTAKES = {
     "train.micro_batch_size=3": "a divisor of 2 expected",
     "train.amp=fp16": "without a CUDA device",
     "run.resume=nowhere.pt": "no such checkpoint",
-    "run.output=file": "file is in the way",
+    "run.folder=file/run": "file is in the way",
     "data.name=camvid": "data.root",
     "device=cuda:7": "GPU 7",
 }
@@ -229,13 +229,13 @@ def test_help_lists_configurations_and_options(monkeypatch, capsys):
 
 def test_two_processes_train_one_network(tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    words = ("--cfg", "scenes/demo", *TINY, f"run.output={tmp_path}", "train.iterations=2")
+    words = ("--cfg", "scenes/demo", *TINY, f"run.folder={tmp_path}/run", "train.iterations=2")
     done = call(*words, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best mean IoU") == 1
     assert "2 × cpu" in done.stdout
-    checkpoint = read_checkpoint(tmp_path / "scenes" / "demo" / "checkpoints" / "last.pt")
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
     assert checkpoint["training"]["samples"] == 4
     assert len(checkpoint["training"]["random"]) == 2
     pixels = sum(c["pixels"] for c in checkpoint["metrics"]["classes"].values())
-    assert pixels == 64 * 64
+    assert pixels == 32 * 48

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From a YAML file and `key=value` words to a `Config`, or to an error that names the key.
 
-A string option takes its word as it is written: `run.name=007` is "007", not the number 7.
+A string option takes its word as it is written: `run.folder=007` is "007", not the number 7.
 """
 
 import difflib
@@ -38,8 +38,8 @@ def load_config(name_or_path: str | Path, overrides: typing.Sequence[str] = ()) 
     """
     path = find_config(name_or_path)
     config = _build([*_read_chain(path), *map(_parse_override, overrides)], str(path))
-    if config.run.name is None:
-        config.run.name = _run_name(path)
+    if config.run.folder is None:
+        config.run.folder = f"runs/{_name_of(path)}"
     return config
 
 
@@ -128,7 +128,8 @@ def _shipped_folder() -> Path:
     return Path(str(resources.files("openseg"))) / "configs"
 
 
-def _run_name(path: Path) -> str:
+def _name_of(path: Path) -> str:
+    """A shipped name, or the name of a user's file."""
     if path.is_relative_to(_shipped_folder()):
         path = path.relative_to(_shipped_folder())
         return path.with_suffix("").as_posix()

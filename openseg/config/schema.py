@@ -100,8 +100,7 @@ class ValConfig:
 class RunConfig:
     """The folder of a run, and what is written into it."""
 
-    output: str = "runs"  # parent folder
-    name: str | None = None  # folder of the run below it; null: the name of the configuration
+    folder: str | None = None  # folder of the run; null: runs/ and the name of the configuration
     resume: str | None = None  # auto: from the last checkpoint, if any; or a checkpoint file
     overwrite: bool = False  # delete what an earlier run left in the folder
     save_every: int | None = None  # iterations between checkpoints; null: val.every

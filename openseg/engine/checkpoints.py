@@ -58,7 +58,9 @@ def _cannot_write(path: Path, error: Exception) -> str:
     with suppress(OSError):
         free = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB are free there"
     kept = "the checkpoint of that name is as it was" if path.exists() else "nothing was left there"
-    return f"{path}: cannot be written: {reason} ({free}); {kept}. Make room, or choose run.output"
+    return (
+        f"{path}: cannot be written: {reason} ({free}); {kept}. Make room, or choose another folder"
+    )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def evaluate(
         sampler=indices,
         num_workers=workers,
         pin_memory=infer.device.type == "cuda",
+        generator=torch.Generator(),  # a validation leaves the random numbers of training alone
     )
     for done, item in enumerate(loader, start=1):
         if isinstance(item, OpensegError):

@@ -135,8 +135,13 @@ class _Bar:
         from rich.highlighter import NullHighlighter
         from rich.logging import RichHandler
 
-        plain = {"show_time": False, "show_level": False, "show_path": False}
-        return RichHandler(console=self.bar.console, highlighter=NullHighlighter(), **plain)
+        return RichHandler(
+            console=self.bar.console,
+            highlighter=NullHighlighter(),
+            show_time=False,
+            show_level=False,
+            show_path=False,
+        )
 
     def move(self, iteration: int, left: str) -> None:
         self.bar.update(self.task, completed=iteration, left=left)

@@ -58,7 +58,7 @@ class RunFolder:
         if taken and not (resumes_here or overwrite):
             raise OutputError(
                 f"{self.path}: is not empty; go on with run.resume=auto, replace what is there "
-                "with run.overwrite=true, or choose another run.name"
+                "with run.overwrite=true, or choose another run.folder"
             )
 
     def prepare(self, overwrite: bool = False) -> None:

@@ -69,13 +69,13 @@ class Trainer:
         self.iteration = 0
         self.samples = 0  # images taken so far, by all processes together
 
-    def _prepare(self, model: nn.Module) -> nn.Module:
+    def _prepare(self, model: Any) -> nn.Module:
         if self.process.world_size > 1 and self.process.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model.to(self.process.device, memory_format=self.memory_format)
 
-    def _wrap(self, compile: bool) -> nn.Module:
-        network = self.model
+    def _wrap(self, compile: bool) -> Any:
+        network: Any = self.model
         if self.process.world_size > 1:
             on_gpu = self.process.device.type == "cuda"
             network = DistributedDataParallel(

@@ -27,7 +27,8 @@ from openseg.errors import TrainingError
 class Metrics(Protocol):
     """What a validation returns."""
 
-    mean_iou: float
+    @property
+    def mean_iou(self) -> float: ...
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -205,7 +206,7 @@ def peak_memory(device: torch.device) -> int:
 def _stop_signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM are noted in; a second signal acts at once, as usual."""
     received: list[int] = []
-    usual: dict[int, Any] = {}
+    usual: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Validation during training: metrics of the whole split, and pictures of a few of its images."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
@@ -53,3 +55,12 @@ class Validation:
             picture = self.folder / f"iteration_{iteration:08d}.png"
             draw_samples(infer, self.dataset, self.transform, self.samples, picture)
         return self.metrics
+
+    def seconds_per_image(self, model: nn.Module) -> float:
+        """The time of the network for the first image."""
+        image, _ = self.transform(self.dataset.load(0))
+        infer = self.inference(model)
+        begin = time.perf_counter()
+        labels = torch.as_tensor(infer(torch.as_tensor(image)))
+        labels.cpu()  # a GPU is done when its result is here
+        return time.perf_counter() - begin

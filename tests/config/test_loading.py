@@ -27,7 +27,7 @@ def test_overrides_come_after_the_file_and_the_file_after_its_bases(tmp_path):
     train = config.train
     assert (train.lr, train.power, train.iterations, train.batch_size) == (0.1, 0.6, 9, 3)
     assert config.data.crop_size == (32, 48)
-    assert config.run.name == "run"
+    assert config.run.folder == "runs/run"
 
 
 def test_a_base_may_be_a_shipped_name(tmp_path):
@@ -48,14 +48,14 @@ def test_a_chain_that_bites_its_tail_is_refused(tmp_path):
 def test_shipped_configs_load_and_say_how_to_run_them(name):
     overrides = ["data.root=somewhere"] if not name.startswith("scenes/") else []
     config = load_config(name, overrides)
-    assert config.run.name == name
+    assert config.run.folder == f"runs/{name}"
     folder = Path(load_config.__code__.co_filename).parents[1] / "configs"
     head = (folder / f"{name}.yaml").read_text().partition("\nmodel:")[0]
     assert f"python -m openseg.train --cfg {name}" in head
 
 
 def test_the_written_config_reads_back_equal(tmp_path):
-    config = load_config("scenes/demo", ["train.ema=0.99", "run.name=007", "val.scales=[0.5, 1]"])
+    config = load_config("scenes/demo", ["train.ema=0.99", "run.folder=007", "val.scales=[0.5, 1]"])
     path = write(tmp_path, "config.yaml", to_yaml(config))
     assert load_config(path) == config
     assert yaml.safe_load(to_yaml(config)) == to_plain(config)
@@ -68,8 +68,8 @@ def test_the_written_config_forgets_what_asks_for_one_start_only():
 
 
 def test_text_options_take_the_word_as_written():
-    config = load_config("scenes/demo", ["run.name=1e-3", "run.resume=null", "model.weights=on"])
-    assert (config.run.name, config.run.resume, config.model.weights) == ("1e-3", None, "on")
+    config = load_config("scenes/demo", ["run.folder=1e-3", "run.resume=null", "model.weights=on"])
+    assert (config.run.folder, config.run.resume, config.model.weights) == ("1e-3", None, "on")
 
 
 def test_a_mapping_is_replaced_whole_and_one_entry_of_it_alone():

@@ -52,7 +52,7 @@ def test_what_cannot_be_resumed(folder):
 
 def test_a_used_folder_needs_a_word(folder, tmp_path):
     RunFolder(tmp_path / "new").check_free()
-    with pytest.raises(OutputError, match=r"run\.resume=auto.*run\.overwrite=true.*run\.name"):
+    with pytest.raises(OutputError, match=r"run\.resume=auto.*run\.overwrite=true.*run\.folder"):
         folder.check_free()
     folder.check_free(resume="auto")
     folder.check_free(resume=str(folder.last))
