@@ -24,3 +24,7 @@ class CheckpointError(OpensegError):
 
 class OutputError(OpensegError):
     """A folder or file that cannot be written."""
+
+
+class TrainingError(OpensegError):
+    """A training run that cannot go on, such as one whose loss is not finite."""

@@ -5,11 +5,12 @@ import json
 import subprocess
 import sys
 
-from openseg import _ext, collect_env, ops
+from openseg import _ext, ops
+from openseg.engine import environment
 
 
 def test_table_lists_every_operator():
-    table = collect_env.operator_table()
+    table = environment.operator_table()
     assert set(table) == set(ops.__all__)
     for states in table.values():
         assert states["reference"] == "available"
@@ -21,6 +22,6 @@ def test_json_and_text_of_the_command():
     command = [sys.executable, "-m", "openseg.collect_env"]
     facts = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
     assert facts["kernels"] == (_ext.reason or "loaded")
-    assert facts["operators"] == collect_env.operator_table()
+    assert facts["operators"] == environment.operator_table()
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "upsample_argmax\n  reference   available" in text

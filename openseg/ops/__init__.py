@@ -5,6 +5,19 @@
 """
 
 from openseg.ops.confusion_matrix import confusion_matrix
+from openseg.ops.interlaced_attention import interlaced_attention
+from openseg.ops.object_attention import object_attention
+from openseg.ops.self_attention import self_attention
+from openseg.ops.spatial_gather import spatial_gather
 from openseg.ops.upsample_argmax import upsample_argmax
+from openseg.ops.upsample_cross_entropy import upsample_cross_entropy
 
-__all__ = ["confusion_matrix", "upsample_argmax"]
+__all__ = [
+    "confusion_matrix",
+    "interlaced_attention",
+    "object_attention",
+    "self_attention",
+    "spatial_gather",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+]

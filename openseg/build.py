@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: MIT
+"""From a configuration to objects: the only module that reads the tree and knows all names.
+
+A mistake of the user is found here, before the first iteration: what does not fit raises an error
+that names the key.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from openseg.config import Config
+from openseg.config.loading import to_plain
+from openseg.data import (
+    CamVid,
+    ContextScenes,
+    Dataset,
+    DatasetInfo,
+    EvalTransform,
+    FolderDataset,
+    Normalize,
+    ResumableSampler,
+    TrainSet,
+    TrainTransform,
+)
+from openseg.engine.batches import endless_batches
+from openseg.engine.checkpoints import read_checkpoint
+from openseg.engine.determinism import set_deterministic, set_seed
+from openseg.engine.distributed import Process, choose_device, process_group
+from openseg.engine.inference import Inference
+from openseg.engine.reporting import Reporter, SilentEvents
+from openseg.engine.run_folder import RunFolder
+from openseg.engine.samples import spread
+from openseg.engine.schedules import poly_schedule
+from openseg.engine.trainer import AMP_DTYPES, Trainer
+from openseg.engine.training import Plan, Progress
+from openseg.engine.validation import Validation
+from openseg.errors import CheckpointError, ConfigError, DataError
+from openseg.losses import SegmentationLoss
+from openseg.models import SegmentationModel, create_model
+from openseg.weights import load_weights
+
+log = logging.getLogger("openseg")
+_SAMPLES_CHECKED = 16
+
+
+def build_dataset(config: Config, split: str, length: int | None = None) -> Dataset:
+    """A split of the data set of `config.data`; `length` is for scenes, which are drawn."""
+    data = config.data
+    if data.name == "scenes":
+        try:
+            return ContextScenes(data.scene_size, length or data.scene_length, split=split)
+        except ValueError as error:
+            raise ConfigError(f"data: {error}") from error
+    assert data.root is not None  # the checks of the configuration see to it
+    if data.name == "camvid":
+        return CamVid(data.root, split)
+    return FolderDataset(data.root, split, data.classes or "classes.txt", id_map=data.id_map)
+
+
+def build_datasets(config: Config) -> tuple[Dataset, Dataset]:
+    """The training and the validation set, each looked at in a few places."""
+    train = build_dataset(config, config.data.train_split)
+    val = build_dataset(config, config.data.val_split, config.data.scene_val_length)
+    for dataset in (train, val):
+        _check_samples(dataset, config.model.in_channels)
+    return train, val
+
+
+def _check_samples(dataset: Dataset, in_channels: int) -> None:
+    """Load some samples: whether images and labels can be read, and fit the network."""
+    for index in spread(len(dataset), _SAMPLES_CHECKED):
+        sample = dataset.load(index)
+        channels = sample.image.shape[2]
+        if channels != in_channels:
+            raise ConfigError(
+                f"model.in_channels: {in_channels} given, {channels} expected: "
+                f"that is what image {sample.name!r} has"
+            )
+        if sample.label is None:
+            raise DataError(f"{sample.name}: has no label; training and validation need one")
+
+
+def build_normalize(config: Config) -> Normalize:
+    data = config.data
+    return Normalize(tuple(data.mean), tuple(data.std), data.divisor, data.channel_order)
+
+
+def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:
+    """Endless batches of this process, after the first `start` samples of the stream."""
+    data, train = config.data, config.train
+    transform = TrainTransform(
+        crop_size=data.crop_size,
+        normalize=build_normalize(config),
+        scale_range=data.scale_range,
+        aspect_range=data.aspect_range,
+        interpolation=data.interpolation,
+        flip=data.flip,
+        brightness=data.brightness,
+    )
+    sampler = ResumableSampler(
+        len(dataset),
+        train.batch_size // process.world_size,
+        train.seed,
+        start,
+        process.rank,
+        process.world_size,
+    )
+    on_gpu = process.device.type == "cuda"
+    return endless_batches(TrainSet(dataset, transform, train.seed), sampler, data.workers, on_gpu)
+
+
+def build_model(config: Config, num_classes: int) -> SegmentationModel:
+    """The network, with the weights that `model.weights` names."""
+    model = config.model
+    try:
+        network = create_model(
+            model.name,
+            model.backbone,
+            num_classes,
+            output_stride=model.output_stride,
+            in_channels=model.in_channels,
+            variant=model.variant,
+        )
+        if model.weights is not None:
+            log.info(
+                "%s: %s", model.weights, load_weights(network, model.weights, model.weights_source)
+            )
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    return network
+
+
+def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
+    loss = config.loss
+    if loss.class_weights is not None and len(loss.class_weights) != info.num_classes:
+        raise ConfigError(
+            f"loss.class_weights: {len(loss.class_weights)} numbers given, {info.num_classes} "
+            f"expected: one for each class of {info.name} ({', '.join(info.classes)})"
+        )
+    outputs = _aux_outputs(model)
+    if set(loss.aux_weights) != outputs:
+        raise ConfigError(
+            f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
+            f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
+        )
+    return SegmentationLoss(
+        aux_weights=loss.aux_weights,
+        class_weights=loss.class_weights,
+        ignore_index=info.ignore_index,
+        align_corners=model.align_corners,
+        label_smoothing=loss.label_smoothing,
+    )
+
+
+def _aux_outputs(model: SegmentationModel) -> set[str]:
+    """The names of the outputs beside `main`, which only a forward pass tells."""
+    model.eval()
+    with torch.no_grad():
+        return set(model(torch.zeros(1, model.in_channels, 64, 64)).aux)
+
+
+def build_optimizer(config: Config, model: SegmentationModel) -> Optimizer:
+    """SGD over two groups, "backbone" and "head", each with its `base_lr`."""
+    train = config.train
+    backbone = list(model.backbone.parameters())
+    known = {id(parameter) for parameter in backbone}
+    head = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    groups = [
+        {"name": "backbone", "params": backbone, "base_lr": train.lr},
+        {"name": "head", "params": head, "base_lr": train.lr * train.head_lr_factor},
+    ]
+    return torch.optim.SGD(groups, train.lr, train.momentum, weight_decay=train.weight_decay)
+
+
+def build_trainer(config: Config, info: DatasetInfo, process: Process) -> Trainer:
+    """Network, loss, optimizer and schedule, put together."""
+    train = config.train
+    _check_batch(config, process)
+    if train.amp == "fp16" and process.device.type != "cuda":
+        raise ConfigError("train.amp: fp16 given, bf16 or none expected without a CUDA device")
+    model = build_model(config, info.num_classes)
+    criterion = build_criterion(config, model, info)
+    schedule = poly_schedule(train.iterations, train.power, train.warmup_iterations, train.warmup)
+    optimizer = build_optimizer(config, model)
+    set_seed(train.seed + process.rank)  # each process drops out other channels
+    return Trainer(
+        model,
+        criterion,
+        optimizer,
+        schedule,
+        process,
+        micro_batch_size=train.micro_batch_size,
+        amp=train.amp,
+        clip_grad_norm=train.clip_grad_norm,
+        ema_decay=train.ema,
+        channels_last=train.channels_last,
+        compile=train.compile,
+    )
+
+
+def _check_batch(config: Config, process: Process) -> None:
+    total, micro, processes = (
+        config.train.batch_size,
+        config.train.micro_batch_size,
+        process.world_size,
+    )
+    if total % processes:
+        raise ConfigError(
+            f"train.batch_size: {total} given, a multiple of the {processes} processes expected: "
+            "it is the total of all of them"
+        )
+    share = total // processes
+    if micro is not None and share % micro:
+        raise ConfigError(
+            f"train.micro_batch_size: {micro} given, a divisor of {share} expected: that is the "
+            f"share of each of {processes} process(es) in train.batch_size, {total}"
+        )
+
+
+def build_inference(config: Config, model: nn.Module) -> Inference:
+    """How validation sees an image."""
+    val = config.val
+    slide = val.mode == "slide"
+    return Inference(
+        model,
+        mode=val.mode,
+        crop_size=(val.crop_size or config.data.crop_size) if slide else None,
+        stride=val.stride,
+        scales=val.scales,
+        flip=val.flip,
+        amp_dtype=AMP_DTYPES[config.train.amp],
+    )
+
+
+def build_validation(
+    config: Config, dataset: Dataset, folder: RunFolder | None = None, progress: Any = None
+) -> Validation:
+    """The validation of a run; without a folder it draws nothing."""
+    return Validation(
+        dataset,
+        EvalTransform(build_normalize(config)),
+        partial(build_inference, config),
+        workers=config.data.workers,
+        samples=config.run.samples,
+        folder=None if folder is None else folder.samples,
+        progress=progress,
+    )
+
+
+def build_run_folder(config: Config) -> RunFolder:
+    return RunFolder(str(config.run.folder), config.run.keep)
+
+
+def checkpoint_to_resume(config: Config, folder: RunFolder) -> dict[str, Any] | None:
+    """The checkpoint that `run.resume` asks for; an error where the folder is taken."""
+    folder.check_free(config.run.resume, config.run.overwrite)
+    return folder.checkpoint_to_resume(config.run.resume)
+
+
+def build_reporter(config: Config, folder: RunFolder | None, process: Process, start: int) -> Any:
+    """Who tells what happens, as a context manager; without a folder it only prints."""
+    if not process.is_main:
+        return nullcontext(SilentEvents())
+    path = None if folder is None else folder.path
+    return Reporter(config.train.iterations, start, path, config.run.tensorboard)
+
+
+@contextmanager
+def start_process(config: Config) -> Iterator[Process]:
+    """Determinism, the process group and the seed: all that comes before the first object."""
+    set_deterministic(config.train.deterministic)
+    with process_group(config.device) as process:
+        set_seed(config.train.seed)
+        yield process
+
+
+def build_plan(config: Config) -> Plan:
+    return Plan(
+        config.train.iterations,
+        log_every=config.run.log_every,
+        validate_every=config.val.every,
+        save_every=config.run.save_every or config.val.every,
+        patience=config.val.patience,
+    )
+
+
+def build_checkpoint(
+    config: Config, trainer: Trainer, progress: Progress, info: DatasetInfo
+) -> dict[str, Any]:
+    """All of a run at this iteration, as `engine.checkpoints` describes it."""
+    return {
+        "model": trainer.model.arguments,
+        **trainer.weights(),
+        "meta": {
+            "classes": list(info.classes),
+            "palette": [list(color) for color in info.palette],
+            "normalize": build_normalize(config).to_dict(),
+            "ignore_index": info.ignore_index,
+            "dataset": info.name,
+        },
+        "training": {**trainer.training_state(), "progress": asdict(progress)},
+        "config": to_plain(config),
+        "metrics": progress.metrics,
+    }
+
+
+def load_predictor(
+    path: str | Path, device: str | torch.device = "auto"
+) -> tuple[SegmentationModel, dict[str, Any]]:
+    """The network of a checkpoint, ready to predict, and what its labels and images mean.
+
+    Averaged weights are taken where the checkpoint has them. Returns the network in eval mode, and
+    the `meta` of the checkpoint. Raises CheckpointError where the file cannot be used.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        model = create_model(**checkpoint["model"])
+        model.load_state_dict(checkpoint["ema"] or checkpoint["state_dict"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its network cannot be built: {error}") from error
+    return model.to(choose_device(str(device))).eval(), checkpoint["meta"]

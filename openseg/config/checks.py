@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""The ranges of the options, and the rules between them, that types cannot say."""
+
+import re
+from collections.abc import Iterator
+
+from openseg.config.schema import Config
+from openseg.errors import ConfigError
+
+Rule = tuple[str, object, bool, str]  # key, value given, whether it holds, what is expected
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError for the first value out of range."""
+    for key, given, holds, expected in _rules(config):
+        if not holds:
+            raise ConfigError(f"{key}: {given!r} given, {expected} expected")
+
+
+def _rules(config: Config) -> Iterator[Rule]:
+    model, train, val = config.model, config.train, config.val
+    strides = (8, 16)
+    yield "model.output_stride", model.output_stride, model.output_stride in strides, "8 or 16"
+    yield _at_least("model.in_channels", model.in_channels, 1)
+    yield from _data_rules(config)
+
+    yield _at_least("train.iterations", train.iterations, 1)
+    yield _at_least("train.batch_size", train.batch_size, 1)
+    yield _at_least("train.micro_batch_size", train.micro_batch_size, 1)
+    yield _above_zero("train.lr", train.lr)
+    yield _above_zero("train.head_lr_factor", train.head_lr_factor)
+    yield "train.momentum", train.momentum, 0 <= train.momentum < 1, "at least 0 and below 1"
+    yield _at_least("train.weight_decay", train.weight_decay, 0)
+    yield _at_least("train.power", train.power, 0)
+    yield _at_least("train.warmup_iterations", train.warmup_iterations, 0)
+    yield _above_zero("train.clip_grad_norm", train.clip_grad_norm)
+    in_range = train.ema is None or 0 < train.ema < 1
+    yield "train.ema", train.ema, in_range, "a decay between 0 and 1, such as 0.999, or null"
+    yield _at_least("train.seed", train.seed, 0)
+
+    for name, weight in config.loss.aux_weights.items():
+        yield _at_least(f"loss.aux_weights.{name}", weight, 0)
+    smoothing = config.loss.label_smoothing
+    yield "loss.label_smoothing", smoothing, 0 <= smoothing < 1, "at least 0 and below 1"
+
+    yield _at_least("val.every", val.every, 1)
+    yield "val.scales", val.scales, bool(val.scales) and min(val.scales) > 0, "numbers above 0"
+    yield _at_least("val.patience", val.patience, 1)
+    yield from _window_rules(config)
+
+    for name in ("save_every", "log_every"):
+        yield _at_least(f"run.{name}", getattr(config.run, name), 1)
+    for name in ("keep", "samples"):
+        yield _at_least(f"run.{name}", getattr(config.run, name), 0)
+    device = config.device
+    known = re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is not None
+    yield "device", device, known, "auto, cpu, cuda or cuda:N"
+    both = config.run.resume is not None and config.run.overwrite
+    yield "run.overwrite", True, not both, "false beside run.resume (it deletes the earlier run)"
+
+
+def _data_rules(config: Config) -> Iterator[Rule]:
+    data = config.data
+    needs_root = data.name != "scenes"
+    yield "data.root", data.root, bool(data.root) or not needs_root, f"the folder of {data.name}"
+    yield "data.scene_size", data.scene_size, min(data.scene_size) >= 32, "at least 32 × 32"
+    yield _at_least("data.scene_length", data.scene_length, 1)
+    yield _at_least("data.scene_val_length", data.scene_val_length, 1)
+    yield "data.crop_size", data.crop_size, min(data.crop_size) >= 1, "(height, width) in pixels"
+    for name in ("scale_range", "aspect_range"):
+        low, high = getattr(data, name)
+        yield f"data.{name}", (low, high), 0 < low <= high, "0 < lowest ≤ highest"
+    yield "data.brightness", data.brightness, 0 <= data.brightness <= 255, "0 to 255"
+    channels = config.model.in_channels
+    for name in ("mean", "std"):
+        values = getattr(data, name)
+        yield f"data.{name}", values, len(values) == channels, f"{channels} numbers, one a channel"
+    yield "data.std", data.std, min(data.std) > 0, "numbers above 0"
+    yield _above_zero("data.divisor", data.divisor)
+    yield _at_least("data.workers", data.workers, 0)
+
+
+def _window_rules(config: Config) -> Iterator[Rule]:
+    val = config.val
+    sliding = val.mode == "slide"
+    for name in ("crop_size", "stride"):
+        size = getattr(val, name)
+        yield f"val.{name}", size, size is None or sliding, "null unless val.mode=slide"
+        yield f"val.{name}", size, size is None or min(size) >= 1, "(height, width) in pixels"
+    window = val.crop_size or config.data.crop_size
+    if val.stride is not None:
+        fits = all(s <= w for s, w in zip(val.stride, window, strict=True))
+        yield "val.stride", val.stride, fits, f"at most the window, {window}"
+
+
+def _at_least(key: str, value: float | None, low: float) -> Rule:
+    return key, value, value is None or value >= low, f"at least {low}"
+
+
+def _above_zero(key: str, value: float | None) -> Rule:
+    return key, value, value is None or value > 0, "more than 0"

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""Data sets, transforms, the sampler, and pictures of labels.
+
+A data set is anything with `info`, `__len__` and `load(index) -> Sample`; nothing is cached.
+"""
+
+from openseg.data import drawing, palettes
+from openseg.data.base import Dataset, DatasetInfo, Sample, open_image
+from openseg.data.datasets import CamVid, ContextScenes, FolderDataset
+from openseg.data.samplers import ResumableSampler
+from openseg.data.transforms import EvalTransform, Normalize, TrainSet, TrainTransform
+
+__all__ = [
+    "CamVid",
+    "ContextScenes",
+    "Dataset",
+    "DatasetInfo",
+    "EvalTransform",
+    "FolderDataset",
+    "Normalize",
+    "ResumableSampler",
+    "Sample",
+    "TrainSet",
+    "TrainTransform",
+    "drawing",
+    "open_image",
+    "palettes",
+]

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""ContextScenes: drawn landscapes in which most pixels need distant context to be told apart.
+
+One wood looks like any other and one field like any other. The colour of the balloon in the sky
+says what the field below grows, the roof of the hut in the foreground says which trees stand
+behind: a network that sees only a neighbourhood is left to guess between three kinds.
+"""
+
+import math
+
+import numpy as np
+
+from openseg.data import palettes
+from openseg.data.base import Color, DatasetInfo, Sample
+
+_CLASSES = (
+    *("sky", "balloon"),
+    *("pines", "oaks", "beeches"),
+    *("wheat", "barley", "rye"),
+    *("hut", "path"),
+)
+_SPLITS = ("train", "val", "test")
+
+# A region is what is painted in one colour. Pictures are drawn as maps of regions; the kinds of
+# wood and field enter only through the two tables below, so nothing but the cues can betray them.
+_SKY, _WOOD, _FIELD, _PATH, _BALLOON, _GORE, _BASKET, _WALL, _ROOF, _DOOR = range(10)
+_COLORS: tuple[Color, ...] = (
+    (120, 170, 225),
+    (62, 104, 64),
+    (212, 178, 96),
+    (176, 150, 122),
+    (0, 0, 0),  # balloon: by the kind of the field
+    (244, 240, 230),
+    (110, 76, 48),
+    (236, 226, 206),
+    (0, 0, 0),  # roof: by the kind of the wood
+    (92, 62, 44),
+)
+_LABELS = (0, 2, 5, 9, 1, 1, 1, 8, 8, 8)  # wood and field: the first of their three kinds
+_CUE_COLORS: tuple[Color, ...] = ((208, 48, 44), (56, 72, 200), (122, 48, 138))
+KINDS = len(_CUE_COLORS)
+
+
+class ContextScenes:
+    """The built-in data set: scene `index` of a split is drawn anew at each load, alike everywhere.
+
+    Ten classes; pines, oaks and beeches share one appearance, as do wheat, barley and rye.
+    size: (height, width) in pixels, 32 at least. Only integers decide a pixel, and they come
+    from the raw PCG64 stream, so images and labels are equal on every platform.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] = (128, 128),
+        length: int = 1000,
+        seed: int = 0,
+        split: str = "train",
+    ) -> None:
+        if min(size) < 32:
+            raise ValueError(f"size: {size}; scenes need at least 32 pixels in height and width")
+        if split not in _SPLITS:
+            raise ValueError(f"split: {split!r}; expected one of {', '.join(_SPLITS)}")
+        self.info = DatasetInfo("context_scenes", _CLASSES, palettes.SCENES)
+        self.size = size
+        self.length = length
+        self.seed = seed
+        self.split = split
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.load(index)
+
+    def load(self, index: int) -> Sample:
+        if not 0 <= index < self.length:
+            raise IndexError(f"scene {index} of {self.length}")
+        dice = _Dice(self.seed, _SPLITS.index(self.split), index)
+        wood, field = dice.integer(0, KINDS), dice.integer(0, KINDS)
+        image, label = draw_scene(dice, *self.size, wood, field)
+        return Sample(image, label, f"{self.split}_{index:06d}")
+
+
+class _Dice:
+    """Random integers from the raw PCG64 stream, which NumPy keeps for ever (NEP 19)."""
+
+    def __init__(self, *key: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(key))
+
+    def integer(self, low: int, high: int) -> int:
+        """An integer of [low, high)."""
+        return low + (int(self._bits.random_raw()) * (high - low) >> 64)
+
+    def noise(self, height: int, width: int) -> np.ndarray:
+        """int32 [height, width] of 0..255, white."""
+        words = self._bits.random_raw((height * width + 7) // 8).astype("<u8")
+        noise = words.view(np.uint8)[: height * width].reshape(height, width)
+        return noise.astype(np.int32)
+
+    def smooth(self, height: int, width: int, rows: int, columns: int) -> np.ndarray:
+        """int32 [height, width] of 0..255: white noise on `rows` × `columns` cells, eased between
+        their corners."""
+        grid = self.noise(rows + 1, columns + 1)
+        y, v = _ease(height, rows)
+        x, u = _ease(width, columns)
+        lines = grid[y] * (256 - v)[:, None] + grid[y + 1] * v[:, None]
+        return (lines[:, x] * (256 - u) + lines[:, x + 1] * u) >> 16
+
+
+def _ease(size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each pixel of a line its cell, and how far it is into it: 0..255, smoothstep."""
+    place = np.arange(size, dtype=np.int32) * cells * 256 // size
+    part = place & 255
+    return place >> 8, part * part * (768 - 2 * part) >> 16
+
+
+def draw_scene(
+    dice: _Dice, height: int, width: int, wood: int, field: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one landscape: image uint8 [H, W, 3] and label uint8 [H, W].
+
+    The two kinds (0..2) change the colour of the cues and the labels, and no other pixel.
+    """
+    region, shade = _land(dice, height, width)
+    _add_balloon(dice, region, shade)
+    _add_hut(dice, region, shade)
+    shade += dice.noise(height, width) // 16 - 8
+
+    colors = np.array(_COLORS, dtype=np.int32)
+    colors[_BALLOON], colors[_ROOF] = _CUE_COLORS[field], _CUE_COLORS[wood]
+    labels = np.array(_LABELS, dtype=np.uint8)
+    labels[_WOOD] += wood
+    labels[_FIELD] += field
+    image = np.clip(colors[region] + shade[..., None], 0, 255).astype(np.uint8)
+    return image, labels[region]
+
+
+def _land(dice: _Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sky, wood, field and path: regions and brightness, int32 [H, W] both."""
+    y = np.arange(height, dtype=np.int32)[:, None]
+    x = np.arange(width, dtype=np.int32)
+    ridge = height * dice.integer(60, 80) // 256  # tops of the wood
+    horizon = height * dice.integer(122, 140) // 256  # its foot, where the field begins
+    crowns = (
+        dice.smooth(1, width, 1, 1 + 24 * width // height)[0] + 2 * dice.smooth(1, width, 1, 5)[0]
+    )
+    tops = ridge + (crowns - 384) * height // 8192
+    foot = horizon + (dice.smooth(1, width, 1, 3)[0] - 128) * height // 4096
+    clouds = np.maximum(dice.smooth(height, width, 9, 1 + 4 * width // height) - 120, 0) // 2
+    leaves = dice.smooth(height, width, 36, 1 + 36 * width // height) // 4 - 32
+
+    vanishing_x = width * dice.integer(64, 192) // 256
+    depth = np.maximum(y - horizon + height // 8, 1)
+    furrows = np.abs(((x - vanishing_x) * 1024 // depth & 127) - 64) // 3 - 12
+    way = np.maximum(y - horizon, 0) * 256 // (height - horizon)  # 0 far .. 255 near
+    end_x = width * dice.integer(32, 224) // 256
+    middle = vanishing_x + ((end_x - vanishing_x) * way >> 8) * way // 256
+    on_path = np.abs(x - middle) * 256 < width * (3 + way // 10)
+
+    region = np.where(y < tops, _SKY, np.where(y < foot, _WOOD, _FIELD))
+    shade = np.where(y < tops, clouds + y * 80 // height, np.where(y < foot, leaves, furrows))
+    path = on_path & (region == _FIELD)
+    region[path] = _PATH
+    shade[path] = 0
+    return region, shade
+
+
+def _unit(region: np.ndarray) -> int:
+    """The length that cues are measured by: the mean side, but what fits into a panorama."""
+    height, width = region.shape
+    return min(math.isqrt(height * width), height * 3 // 2, width * 3 // 2)
+
+
+def _aside(dice: _Dice, width: int) -> int:
+    """A place for a cue: near the left or right edge, so that most of the land is far from it."""
+    place = dice.integer(26, 72)
+    return width * (place if dice.integer(0, 2) else 256 - place) // 256
+
+
+def _add_balloon(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
+    """The cue for the field, high in the sky."""
+    height, width = region.shape
+    radius = _unit(region) * dice.integer(20, 27) // 256
+    left, top = _aside(dice, width), height * dice.integer(26, 36) // 256
+    y = np.arange(height, dtype=np.int32)[:, None] - top
+    x = np.arange(width, dtype=np.int32) - left
+    inside = x * x + y * y < radius * radius
+    gores = inside & (np.abs(np.abs(x) * 8 - radius * 4) < radius)
+    basket = (np.abs(x) * 4 < radius) & (y * 10 > radius * 11) & (y * 10 < radius * 15)
+    region[inside], region[gores], region[basket] = _BALLOON, _GORE, _BASKET
+    shade[inside] = np.broadcast_to(-x * 24 // radius, region.shape)[inside]
+    shade[basket] = 0
+
+
+def _add_hut(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
+    """The cue for the wood, in the foreground."""
+    height, width = region.shape
+    size = _unit(region) * dice.integer(21, 28) // 256  # half the width of the roof
+    left, floor = _aside(dice, width), height * dice.integer(224, 248) // 256
+    y = floor - np.arange(height, dtype=np.int32)[:, None]  # upwards from the floor
+    x = np.abs(np.arange(width, dtype=np.int32) - left)
+    wall = (x * 5 < size * 4) & (y >= 0) & (y * 3 < size * 2)
+    roof = (y * 3 >= size * 2) & ((y * 3 - size * 2) + x * 4 < size * 4)
+    door = (x * 4 < size) & (y >= 0) & (y * 2 < size)
+    region[wall], region[roof], region[door] = _WALL, _ROOF, _DOOR
+    shade[wall | roof] = 0

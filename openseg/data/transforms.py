@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT
+"""From a `Sample` to what a network takes: the published augmentation, and normalisation.
+
+Order and arithmetic are those of openseg.pytorch for Cityscapes: resize, crop, flip, brightness,
+normalise, pad. All chance comes from (seed, epoch, index): neither the number of workers nor a
+resumed run changes a sample.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from openseg.data.base import IGNORE_INDEX, Dataset, Sample
+from openseg.data.resampling import Interpolation, Window, resize_image, resize_label
+from openseg.errors import DataError
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """(pixel / divisor - mean) / std for each channel, the channels in `channel_order`.
+
+    mean and std follow the order of the *output* channels. Some released networks expect BGR
+    images with means in RGB order, or RGB images with means in BGR order: both can be said here.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    divisor: float = 255.0
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        object.__setattr__(self, "divisor", float(self.divisor))
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}")
+        if self.channel_order not in ("RGB", "BGR"):
+            raise ValueError(f"channel_order: {self.channel_order!r}; expected 'RGB' or 'BGR'")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, C] RGB to float32 [C, H, W], contiguous."""
+        if image.ndim != 3 or image.shape[2] != len(self.mean):
+            raise ValueError(f"image: shape {image.shape}; expected [H, W, {len(self.mean)}]")
+        scale, shift = self._scale_and_shift()
+        channels = self._reorder(image.transpose(2, 0, 1))
+        return np.ascontiguousarray(channels * scale + shift)
+
+    def undo(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 [C, H, W] back to uint8 [H, W, C] RGB."""
+        scale, shift = self._scale_and_shift()
+        image = np.clip(np.rint((pixels - shift) / scale), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(self._reorder(image).transpose(1, 2, 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for checkpoints."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Normalize":
+        return cls(**values)
+
+    def _scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [C, 1, 1] both; rounded once, from float64."""
+        mean, std = np.array(self.mean), np.array(self.std)
+        scale, shift = 1 / (self.divisor * std), -mean / std
+        return (
+            scale[:, None, None].astype(np.float32),
+            shift[:, None, None].astype(np.float32),
+        )
+
+    def _reorder(self, channels: np.ndarray) -> np.ndarray:
+        return channels[::-1] if self.channel_order == "BGR" else channels
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random resize, crop, flip and brightness, then normalisation and padding.
+
+    crop_size: (height, width) of what comes out, whatever the size of the image.
+    scale_range, aspect_range: with s and a drawn uniformly from them, the image becomes
+        W·s·√a wide and H·s/√a high, both rounded down.
+    flip: mirror left and right with probability ½; flip_pairs names the classes that trade places
+        then (left and right arm).
+    brightness: one integer of [-brightness, brightness] is added to all values, clipped to 0..255.
+
+    What the crop lacks is padded at a random offset, the image with 0 *after* normalisation, the
+    label with 255.
+    """
+
+    crop_size: tuple[int, int]
+    normalize: Normalize = Normalize()
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    aspect_range: tuple[float, float] = (0.9, 1.1)
+    interpolation: Interpolation = "cubic"
+    flip: bool = True
+    flip_pairs: Sequence[tuple[int, int]] = ()
+    brightness: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.crop_size) < 1:
+            raise ValueError(f"crop_size: {self.crop_size}; expected (height, width) of 1 or more")
+        for name in ("scale_range", "aspect_range"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name}: ({low}, {high}); expected 0 < low <= high")
+        if self.interpolation not in ("cubic", "linear"):
+            raise ValueError(f"interpolation: {self.interpolation!r}; expected 'cubic' or 'linear'")
+        if not 0 <= self.brightness <= 255:
+            raise ValueError(f"brightness: {self.brightness}; expected 0 to 255")
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """image float32 [C, h, w] and label uint8 [h, w], both of crop_size."""
+        size = self._draw_size(sample, rng)
+        window = self._draw_window(size, rng)
+        image = resize_image(sample.image, size, window, self.interpolation)
+        label = resize_label(_label_of(sample), size, window)
+        if self.flip and rng.random() < 0.5:
+            image, label = image[:, ::-1], _swap(label[:, ::-1], self.flip_pairs)
+        if self.brightness:
+            shift = rng.integers(-self.brightness, self.brightness, endpoint=True)
+            image = np.clip(image.astype(np.int16) + shift, 0, 255).astype(np.uint8)
+        return self._pad(self.normalize(image), label, rng)
+
+    def _draw_size(self, sample: Sample, rng: np.random.Generator) -> tuple[int, int]:
+        height, width = sample.image.shape[:2]
+        scale, root = rng.uniform(*self.scale_range), math.sqrt(rng.uniform(*self.aspect_range))
+        return max(int(height * scale / root), 1), max(int(width * scale * root), 1)
+
+    def _draw_window(self, size: tuple[int, int], rng: np.random.Generator) -> Window:
+        height, width = (min(*pair) for pair in zip(self.crop_size, size, strict=True))
+        top = rng.integers(size[0] - height, endpoint=True)
+        left = rng.integers(size[1] - width, endpoint=True)
+        return Window(int(top), int(left), height, width)
+
+    def _pad(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        height, width = label.shape
+        if (height, width) == self.crop_size:
+            return image, np.ascontiguousarray(label)
+        top = rng.integers(self.crop_size[0] - height, endpoint=True)
+        left = rng.integers(self.crop_size[1] - width, endpoint=True)
+        padded_image = np.zeros((image.shape[0], *self.crop_size), dtype=np.float32)
+        padded_label = np.full(self.crop_size, IGNORE_INDEX, dtype=np.uint8)
+        padded_image[:, top : top + height, left : left + width] = image
+        padded_label[top : top + height, left : left + width] = label
+        return padded_image, padded_label
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Normalisation alone: evaluation sees the image as it is."""
+
+    normalize: Normalize = Normalize()
+
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """image float32 [C, H, W] and label uint8 [H, W]."""
+        return self.normalize(sample.image), _label_of(sample)
+
+
+class TrainSet(torch.utils.data.Dataset):
+    """A data set under a transform, addressed by (epoch, index): the keys of `ResumableSampler`."""
+
+    def __init__(self, dataset: Dataset, transform: TrainTransform, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """{"image": float32 [C, h, w], "label": uint8 [h, w] of train ids and 255}."""
+        epoch, index = key
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index)))
+        image, label = self.transform(self.dataset.load(index), rng)
+        return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+
+
+def _label_of(sample: Sample) -> np.ndarray:
+    if sample.label is None:
+        raise DataError(f"{sample.name}: the sample has no label; training and evaluation need one")
+    return sample.label
+
+
+def _swap(label: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    if not pairs:
+        return label
+    table = np.arange(256, dtype=np.uint8)
+    for left, right in pairs:
+        table[[left, right]] = right, left
+    return table[label]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Training, evaluation and inference of a network that is handed in; names no network or data."""

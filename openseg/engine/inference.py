@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""From normalised images to label maps: whole images, sliding windows, several scales, mirrored.
+
+Where one pass at the image's own size suffices, labels come straight from the low-resolution
+logits and no [B, K, H, W] tensor exists. Several scales or windows need one, as a sum.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openseg.ops import upsample_argmax
+
+Size = tuple[int, int]
+
+
+class Inference:
+    """Runs a network on images of any size and returns labels at their original size.
+
+    It follows the published evaluation of these networks:
+
+    - whole: the image passes once at its size; logits are upsampled bilinearly to it.
+    - slide: windows of `crop_size`, `stride` apart (the same by default); the last one of a row or
+      column is moved back to the border, and logits are averaged where windows overlap. A smaller
+      image is padded right and below with 0, the mean colour after normalisation, and its logits
+      are cropped back. Scales below 1 are seen whole.
+    - scales: the image is resized (bilinear, align_corners=True) to `int(height * scale)` by
+      `int(width * scale)`; the logits are upsampled to that size as above, brought to the original
+      size by a bicubic resize, and summed as they are, without a softmax.
+    - flip: each pass is repeated on the mirrored image and the logits are mirrored back and added.
+
+    Sums are kept as means: the labels are the same, and the confidence, the softmax probability of
+    the label, then belongs to logits of the usual range.
+
+    model: a network with `model(images).main` -> logits [B, K, h, w] and `model.align_corners`. It
+        is run in eval mode and left in the mode it was in.
+    crop_size, stride: (height, width) in pixels.
+    device: where to run; by default where the parameters of the model are.
+    amp_dtype: bfloat16 or float16 runs the network under autocast; logits are summed in float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mode: Literal["whole", "slide"] = "whole",
+        crop_size: Size | None = None,
+        stride: Size | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        device: torch.device | str | None = None,
+        amp_dtype: torch.dtype | None = None,
+    ) -> None:
+        if mode not in ("whole", "slide"):
+            raise ValueError(f"mode is {mode!r}; it must be 'whole' or 'slide'")
+        if (mode == "slide") != (crop_size is not None):
+            raise ValueError("crop_size belongs to mode='slide', which cannot do without it")
+        if stride is not None and crop_size is None:
+            raise ValueError("stride belongs to mode='slide'")
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"scales are {tuple(scales)}; at least one, all above 0, are needed")
+        if crop_size is not None:
+            stride = stride or crop_size
+            if not all(0 < s <= c for s, c in zip(stride, crop_size, strict=True)):
+                raise ValueError(f"stride {stride} must lie in 1..crop_size, which is {crop_size}")
+        self.model = model
+        self.align_corners = bool(model.align_corners)
+        self.crop_size = crop_size
+        self.stride = stride
+        self.scales = tuple(scales)
+        self.flip = flip
+        self.device = torch.device(device or next(model.parameters()).device)
+        self.amp_dtype = amp_dtype
+
+    @overload
+    def __call__(
+        self, images: Tensor, size: Size | None = None, confidence: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self, images: Tensor, size: Size | None = None, *, confidence: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def __call__(
+        self, images: Tensor, size: Size | None = None, confidence: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Labels of one image or of a batch of equal sizes.
+
+        images: normalised float32 [C, H, W] or [B, C, H, W], on any device.
+        size: (height, width) of the result, where the images were resized on their way here.
+        Returns labels [H, W] or [B, H, W], uint8 (int64 above 256 classes), and with `confidence`
+        also float32 probabilities of that shape.
+        """
+        batch = images[None] if images.ndim == 3 else images
+        batch = batch.to(self.device)
+        size = size or (batch.shape[-2], batch.shape[-1])
+        with torch.no_grad(), _eval_mode(self.model):
+            if self._needs_one_pass and size == batch.shape[-2:]:
+                logits = self._network(batch)
+            else:
+                logits = self._mean_over_scales(batch, size)
+            result = upsample_argmax(logits, size, confidence, align_corners=self.align_corners)
+        if images.ndim == 4:
+            return result
+        return (result[0][0], result[1][0]) if confidence else result[0]
+
+    @property
+    def _needs_one_pass(self) -> bool:
+        return self.crop_size is None and self.scales == (1.0,)
+
+    def _network(self, images: Tensor) -> Tensor:
+        """Low-resolution float32 logits [B, K, h, w], averaged with the mirrored pass.
+
+        Bilinear upsampling is linear and symmetric, so mirroring back can come before it.
+        """
+        logits = self._main_logits(images)
+        if self.flip:
+            logits = (logits + self._main_logits(images.flip(-1)).flip(-1)) / 2
+        return logits
+
+    def _main_logits(self, images: Tensor) -> Tensor:
+        enabled = self.amp_dtype is not None
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=enabled):
+            return self.model(images).main.float()
+
+    def _mean_over_scales(self, images: Tensor, size: Size) -> Tensor:
+        """Mean logits [B, K, *size] of all scales."""
+        total: Tensor | None = None
+        height, width = images.shape[-2:]
+        for scale in self.scales:
+            scaled = (max(int(height * scale), 1), max(int(width * scale), 1))
+            inputs = _resize(images, scaled, align_corners=True)
+            slides = self.crop_size is not None and scale >= 1
+            logits = self._slide(inputs) if slides else self._whole(inputs)
+            if scaled != size:
+                logits = F.interpolate(logits, size, mode="bicubic", align_corners=False)
+            if total is None:
+                total = torch.zeros_like(logits)
+            total += logits
+        assert total is not None
+        return total.div_(len(self.scales))
+
+    def _whole(self, images: Tensor) -> Tensor:
+        """Logits [B, K, H, W] of the images [B, C, H, W] in one pass."""
+        size = (images.shape[-2], images.shape[-1])
+        return _resize(self._network(images), size, self.align_corners)
+
+    def _slide(self, images: Tensor) -> Tensor:
+        """Logits [B, K, H, W], averaged over the windows that see a pixel."""
+        assert self.crop_size is not None
+        assert self.stride is not None
+        (rows, columns), (height, width) = self.crop_size, images.shape[-2:]
+        padding = (0, max(columns - width, 0), 0, max(rows - height, 0))
+        images = F.pad(images, padding)
+        count = images.new_zeros(images.shape[-2:])
+        total: Tensor | None = None
+        for top in window_starts(images.shape[-2], rows, self.stride[0]):
+            for left in window_starts(images.shape[-1], columns, self.stride[1]):
+                window = (..., slice(top, top + rows), slice(left, left + columns))
+                logits = self._whole(images[window])
+                if total is None:
+                    total = logits.new_zeros(*logits.shape[:2], *count.shape)
+                total[window] += logits
+                count[window] += 1
+        assert total is not None
+        return total.div_(count)[..., :height, :width]
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows that cover 0..length-1, the last one aligned to the end."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def _resize(maps: Tensor, size: Size, align_corners: bool) -> Tensor:
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for every module, and afterwards each one's own mode, frozen norms included."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: MIT
+"""The training loop: steps, and what is due between them.
+
+Losses stay on the device until a line of the log is due; a loss that is not finite is found then,
+and before anything is saved, with the iteration that it came from.
+"""
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from openseg.engine.distributed import any_process, mean_over_processes
+from openseg.engine.trainer import Trainer
+from openseg.errors import TrainingError
+
+
+class Metrics(Protocol):
+    """What a validation returns."""
+
+    @property
+    def mean_iou(self) -> float: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class Events(Protocol):
+    """Who is told what happens; every process has one, most of which are silent."""
+
+    def on_step(self, iteration: int) -> None: ...
+
+    def on_losses(self, record: dict[str, Any]) -> None: ...
+
+    def on_validation(self, iteration: int, metrics: Metrics, is_best: bool) -> None: ...
+
+
+@dataclass
+class Progress:
+    """What the loop itself must remember over an interrupt."""
+
+    best_mean_iou: float = -math.inf
+    best_iteration: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict)  # of the last validation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train, and what is due how often; all in iterations but `patience`."""
+
+    iterations: int
+    log_every: int = 10
+    validate_every: int = 1000
+    save_every: int = 1000
+    patience: int | None = None  # validations without a better mean IoU
+
+    def is_due(self, iteration: int, every: int) -> bool:
+        return iteration % every == 0 or iteration == self.iterations
+
+
+def train(
+    trainer: Trainer,
+    batches: Iterator[dict[str, Tensor]],
+    plan: Plan,
+    progress: Progress,
+    events: Events,
+    validate: Callable[[nn.Module, int], Metrics],
+    save: Callable[[Literal["last", "best"]], None],
+) -> int | None:
+    """Train from `trainer.iteration` to the end of the plan, or until SIGINT or SIGTERM.
+
+    batches: endless; {"image": [B, C, H, W], "label": [B, H, W]}, the share of this process.
+    validate: (network, iteration) -> metrics. Every process calls it, and gets the same.
+    save: called with "last"; before it with "best", after a validation with the best mean IoU so
+        far.
+
+    Returns the number of the signal that ended training early, or None. Raises TrainingError where
+    a loss is not finite.
+    """
+    window = _Window(trainer)
+    with _stop_signals() as signals:
+        while trainer.iteration < plan.iterations:
+            window.add(batches)
+            iteration = trainer.iteration
+            events.on_step(iteration)
+            validating = plan.is_due(iteration, plan.validate_every)
+            saving = plan.is_due(iteration, plan.save_every)
+            meeting = validating or saving or plan.is_due(iteration, plan.log_every)
+            stopping = _is_stopping(trainer, signals, meeting)
+            if meeting or stopping:
+                events.on_losses(window.close())
+            if validating:
+                _validate(trainer, progress, events, validate, save)
+                window.restart()
+            exhausted = validating and _is_exhausted(plan, progress, iteration)
+            if saving or stopping or exhausted:
+                save("last")
+            if stopping or exhausted:
+                return signals[0] if signals else None
+    return None
+
+
+def _validate(
+    trainer: Trainer,
+    progress: Progress,
+    events: Events,
+    validate: Callable[[nn.Module, int], Metrics],
+    save: Callable[[Literal["last", "best"]], None],
+) -> None:
+    metrics = validate(trainer.best_model, trainer.iteration)
+    is_best = metrics.mean_iou > progress.best_mean_iou
+    progress.metrics = metrics.to_dict()
+    if is_best:
+        progress.best_mean_iou = metrics.mean_iou
+        progress.best_iteration = trainer.iteration
+        save("best")
+    events.on_validation(trainer.iteration, metrics, is_best)
+
+
+def _is_stopping(trainer: Trainer, signals: list[int], meeting: bool) -> bool:
+    """Processes agree to stop at the iterations where they meet anyway."""
+    if trainer.process.world_size == 1:
+        return bool(signals)
+    return meeting and any_process(bool(signals))
+
+
+def _is_exhausted(plan: Plan, progress: Progress, iteration: int) -> bool:
+    if plan.patience is None:
+        return False
+    return iteration - progress.best_iteration >= plan.patience * plan.validate_every
+
+
+class _Window:
+    """The iterations since the last line of the log."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.restart()
+
+    def restart(self) -> None:
+        self.losses: list[dict[str, Tensor]] = []
+        self.waited = 0.0  # seconds without a batch
+        self.samples = self.trainer.samples
+        self.begin = time.perf_counter()
+
+    def add(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Train on the next batch."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        self.losses.append(self.trainer.step(batch["image"], batch["label"]))
+
+    def close(self) -> dict[str, Any]:
+        """The record of this window; a new one begins."""
+        names = list(self.losses[0])
+        values = torch.stack([torch.stack(list(losses.values())) for losses in self.losses])
+        values = mean_over_processes(values.float())  # [iterations, losses]
+        first = self.trainer.iteration - len(self.losses) + 1
+        _refuse_not_finite(values[:, names.index("loss")], first)
+        means = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
+        seconds = time.perf_counter() - self.begin
+        record = {
+            "iteration": self.trainer.iteration,
+            **means,
+            "lr": self.trainer.learning_rate,
+            "images_per_second": (self.trainer.samples - self.samples) / seconds,
+            "data_seconds": self.waited / len(self.losses),
+            "memory_mib": peak_memory(self.trainer.process.device) / 2**20,
+        }
+        self.restart()
+        return record
+
+
+def _refuse_not_finite(losses: Tensor, first: int) -> None:
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        position = int(bad[0])
+        raise TrainingError(
+            f"the loss is {float(losses[position])} at iteration {first + position}, and nothing "
+            "was saved since: lower train.lr, or set train.warmup_iterations or "
+            "train.clip_grad_norm; with train.amp=fp16 try bf16"
+        )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that PyTorch held on a GPU, or that this process held on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM are noted in; a second signal acts at once, as usual."""
+    received: list[int] = []
+    usual: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for which, handler in usual.items():
+            signal.signal(which, handler)
+
+    in_main = threading.current_thread() is threading.main_thread()  # others get no signals
+    for which in (signal.SIGINT, signal.SIGTERM) if in_main else ():
+        usual[which] = signal.signal(which, note)
+    try:
+        yield received
+    finally:
+        for which, handler in usual.items():
+            signal.signal(which, handler)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Evaluate a checkpoint: `python -m openseg.evaluate --checkpoint best.pt val.flip=true`.
+
+The data set and the way of validation are those of the run that wrote the checkpoint, unless
+--cfg or overrides say otherwise; normalisation is always the checkpoint's. Starts under torchrun
+too: the processes then share the images.
+"""
+
+import argparse
+import importlib.util
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from openseg.build import build_dataset, build_inference, load_predictor
+from openseg.cli import run
+from openseg.config import Config, load_config
+from openseg.config.loading import restore_config
+from openseg.data import DatasetInfo, EvalTransform, Normalize
+from openseg.engine.checkpoints import read_checkpoint
+from openseg.engine.distributed import process_group
+from openseg.engine.evaluation import check_classes, evaluate
+from openseg.engine.evaluation_report import print_report, write_report
+from openseg.engine.files import make_folder
+from openseg.engine.progress import show_progress
+
+_OVERRIDES = """
+overrides are the options of a configuration, such as
+  data.root=DIR  data.val_split=test       another folder or split
+  val.scales=[0.5,1,1.5]  val.flip=true    sum over scales and the mirrored image
+  val.mode=slide  val.crop_size=[512,512]  sliding windows; val.stride=[256,256] overlaps them
+  data.workers=8  train.amp=bf16  device=cuda:1
+"""
+
+
+def main() -> None:
+    options = _parse()
+    config = _config(options)
+    if options.output is not None:
+        make_folder(options.output)
+    with process_group(config.device) as process:
+        model, meta = load_predictor(options.checkpoint, process.device)
+        dataset = build_dataset(config, config.data.val_split, config.data.scene_val_length)
+        check_classes(dataset.info, model.num_classes)
+        infer = build_inference(config, model)
+        transform = EvalTransform(Normalize.from_dict(meta["normalize"]))
+        if process.is_main:
+            _warn_of_other_names(meta["classes"], dataset.info)
+        with show_progress("evaluating") if process.is_main else nullcontext() as progress:
+            metrics = evaluate(
+                infer, dataset, transform, workers=config.data.workers, progress=progress
+            )
+        if not process.is_main:
+            return
+    print_report(metrics)
+    if options.output is not None:
+        facts = {
+            "checkpoint": str(options.checkpoint),
+            "dataset": dataset.info.name,
+            "split": config.data.val_split,
+            "images": len(dataset),
+            "mode": config.val.mode,
+            "crop_size": infer.crop_size,
+            "stride": infer.stride,
+            "scales": infer.scales,
+            "flip": infer.flip,
+        }
+        for path in write_report(metrics, options.output, facts):
+            print(path)
+        if importlib.util.find_spec("matplotlib") is None:
+            print('no picture of the confusion matrix: pip install "openseg[plot]"')
+
+
+def _config(options: argparse.Namespace) -> Config:
+    if options.cfg is not None:
+        return load_config(options.cfg, options.overrides)
+    saved = read_checkpoint(options.checkpoint)["config"]
+    return restore_config(saved, options.overrides, source=str(options.checkpoint))
+
+
+def _warn_of_other_names(classes: list[str], info: DatasetInfo) -> None:
+    pairs = zip(classes, info.classes, strict=True)
+    other = [f"{ours} is {theirs}" for ours, theirs in pairs if ours != theirs]
+    if other:
+        print(f"warning: classes of the network and of {info.name} differ: {', '.join(other)}",
+              file=sys.stderr)  # fmt: skip
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m openseg.evaluate",
+        description="Mean IoU, accuracy and confusion matrix of a checkpoint on a data set.",
+        epilog=_OVERRIDES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--cfg", metavar="NAME", help="data and validation of this configuration")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="write metrics.json and the confusion matrix"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(main)

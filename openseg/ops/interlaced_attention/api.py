@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""`interlaced_attention`: one stage of interlaced sparse self-attention."""
+
+from torch import Tensor
+
+from openseg.ops import _backend
+from openseg.ops.interlaced_attention import reference
+from openseg.ops.self_attention.api import check_attention_maps
+
+
+def interlaced_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float | None = None,
+    groups: tuple[int, int] = (8, 8),
+    kind: str = "long",
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Self-attention within groups of pixels, one head (Huang, Yuan et al.: ISA, 2019).
+
+    With `groups = (p, q)`, pixels of one "long" group have equal row modulo p and equal column
+    modulo q: p · q groups that each span the map. Pixels of one "short" group lie in one block of
+    p × q. A long stage and then a short one let each pixel reach every other.
+
+    Args:
+        query, key: [B, D, H, W], H a multiple of p and W of q: pad the map first.
+        value: [B, Dv, H, W].
+        scale: factor on the scores; None is D ** -0.5.
+        groups: (p, q).
+        kind: "long" or "short".
+        backend: "auto" or "reference".
+
+    Returns:
+        [B, Dv, H, W] in the dtype of the value.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown kind.
+    """
+    check_attention_maps(query, key, value)
+    if kind not in ("long", "short"):
+        raise ValueError(f'kind must be "long" or "short", got {kind!r}')
+    if min(groups) < 1 or query.shape[2] % groups[0] or query.shape[3] % groups[1]:
+        raise ValueError(
+            f"the map's size must be a multiple of groups {groups}, got "
+            f"{tuple(query.shape[2:])}; pad the map first"
+        )
+    if scale is None:
+        scale = query.shape[1] ** -0.5
+    _backend.choose("interlaced_attention", backend, {"reference": None})
+    return reference.interlaced_attention(query, key, value, scale, groups, kind)

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+"""Reference of `object_attention` in plain PyTorch; the softmax runs in float32 at least."""
+
+import torch
+from torch import Tensor
+
+
+def object_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    scores = key @ query.flatten(2)  # [B, K, N]
+    scores = scale * scores.to(torch.promote_types(scores.dtype, torch.float32))
+    weights = scores.softmax(dim=1).to(value.dtype)
+    context = value.transpose(1, 2) @ weights  # [B, Dv, N]
+    return context.unflatten(2, query.shape[2:])

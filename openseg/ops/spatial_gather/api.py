@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""`spatial_gather`: one feature vector for each soft region of a map."""
+
+from torch import Tensor
+
+from openseg.ops import _backend
+from openseg.ops.spatial_gather import reference
+
+
+def spatial_gather(
+    features: Tensor, logits: Tensor, scale: float = 1.0, *, backend: str = "auto"
+) -> Tensor:
+    """Average the features under each region's softmax over the pixels of its image.
+
+    `out[b, k] = Σ_n softmax_n(scale · logits[b, k, n]) · features[b, :, n]` (Yuan, Chen, Wang:
+    OCR, ECCV 2020, equation 8).
+
+    Args:
+        features: [B, C, H, W].
+        logits: [B, K, H, W], one map a region, at the size of the features.
+        scale: factor on the logits.
+        backend: "auto" or "reference".
+
+    Returns:
+        [B, K, C] in the dtype of the features.
+
+    Raises:
+        ValueError: shapes that do not fit, or a map without pixels.
+    """
+    if features.dim() != 4 or logits.dim() != 4:
+        raise ValueError(
+            "features must be [B, C, H, W] and logits [B, K, H, W], got shapes "
+            f"{tuple(features.shape)} and {tuple(logits.shape)}"
+        )
+    if features.shape[0] != logits.shape[0] or features.shape[2:] != logits.shape[2:]:
+        raise ValueError(
+            "features and logits must agree in batch and size: features are "
+            f"{tuple(features.shape)}, logits {tuple(logits.shape)}; resize one to the other"
+        )
+    if features.shape[2] * features.shape[3] == 0:
+        raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
+    _backend.choose("spatial_gather", backend, {"reference": None})
+    return reference.spatial_gather(features, logits, scale)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""Module names of published checkpoints, and ours for them.
+
+A row maps foreign module names to ours; `{a|b}` stands for as many rows, its n-th alternative on
+the left belonging to the n-th on the right. A trailing `*` takes whatever follows.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_CONV = ".{0|1}", ".{conv|norm}"
+_TWO_CONVS = ".{0|1|2|3}", ".{0.conv|0.norm|1.conv|1.norm}"
+_HEAD = ".{0|1|3}", ".{conv.conv|conv.norm|classifier}"
+_HEAD_WITHOUT_DROPOUT = ".{0|1|2}", ".{conv.conv|conv.norm|classifier}"
+
+
+def _row(theirs: str, ours: str, layout: tuple[str, str] = ("", "")) -> dict[str, str]:
+    """The row of a run of layers that a Sequential numbers and we name."""
+    return {theirs + layout[0]: ours + layout[1]}
+
+
+def _object_context(theirs: str, ours: str) -> dict[str, str]:
+    block = theirs + ".object_context_block"
+    return (
+        _row(block + ".{f_pixel|f_object}", ours + ".{query|key}", _TWO_CONVS)
+        | _row(block + ".{f_down|f_up}", ours + ".{value|project}", _CONV)
+        | _row(theirs + ".conv_bn_dropout", ours + ".fuse", _CONV)
+    )
+
+
+def _self_attention(theirs: str, ours: str) -> dict[str, str]:
+    return _row(theirs + ".{f_query|f_key}", ours + ".{query|key}", _TWO_CONVS) | _row(
+        theirs + ".{f_value|W}", ours + ".{value|project}"
+    )
+
+
+def _shared_attention(theirs: str, ours: str) -> dict[str, str]:
+    """The OCNet original stores the one transform twice."""
+    return (
+        _row(theirs + ".f_query", ours + ".query", _CONV)
+        | _row(theirs + ".f_key", ours + ".query", _CONV)
+        | _row(theirs + ".{f_value|W}", ours + ".{value|project}")
+    )
+
+
+def _atrous(theirs: str, ours: str) -> dict[str, str]:
+    """The branches and the fusion of ASPP, ASP-OC and ASP-OCR."""
+    return _row(
+        theirs + ".{conv2|conv3|conv4|conv5|conv_bn_dropout}",
+        ours + ".{branches.0|branches.1|branches.2|branches.3|fuse}",
+        _CONV,
+    )
+
+
+def _ce2p() -> dict[str, str]:
+    """Everything but the context."""
+    return (
+        _row("edgelayer.{conv1|conv2|conv3}", "edges.{reduce.0|reduce.1|reduce.2}", _CONV)
+        | _row("edgelayer.{conv4|conv5}", "edges.{classifier|fuse}")
+        | _row("decoder.{conv1|conv2}", "decoder.{reduce|reduce_first}", _CONV)
+        | _row("decoder.conv3", "decoder.fuse", _TWO_CONVS)
+        | _row("decoder.conv4", "decoder.classifier")
+        | _row("cls", "head", _HEAD_WITHOUT_DROPOUT)
+        | _row("dsn", "aux_head", _HEAD)
+    )
+
+
+def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
+    return (
+        _row(theirs + ".context", ours + ".context.reduce", _CONV)
+        | _object_context(theirs + ".context.2", ours + ".context.attention")
+        | _atrous(theirs, ours)
+    )
+
+
+_BLOCK = ".{mod2|mod3|mod4|mod5|mod6|mod7}.{block1|block2|block3|block4|block5|block6}"
+_OPENSEG_BACKBONE = {
+    "backbone.resinit.*": "backbone.stem.*",
+    "backbone.*": "backbone.*",
+    # The wide ResNet, whose norms include the activation:
+    f"backbone{_BLOCK}.{{bn1|convs.bn2|convs.bn3}}": (
+        f"backbone{_BLOCK}.{{bn1.norm|convs.bn2.norm|convs.bn3.norm}}"
+    ),
+    "backbone.bn_out": "backbone.bn_out.norm",
+}
+
+OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
+    "fcn": _row("{cls_head|dsn_head}", "{head|aux_head}", _HEAD),
+    "pspnet": (
+        {"ppm.stages.{0|1|2|3}.{1|2}": "context.levels.{0|1|2|3}.conv.{conv|norm}"}
+        | _row("ppm.bottleneck", "context.fuse", _CONV)
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD)
+    ),
+    "base_ocnet_v2": (
+        _row("oc_module_pre", "reduce", _CONV)
+        | _self_attention("oc_module.stages.0", "context.attention")
+        | _row("oc_module.conv_bn_dropout", "context.fuse", _CONV)
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD_WITHOUT_DROPOUT)
+    ),
+    "asp_ocnet": (
+        _row("context", "reduce", _CONV)
+        | _row("context.2.context", "context.context.0", _CONV)
+        | _self_attention("context.2.context.2.stages.0", "context.context.1")
+        | _row("context.2.context.2.conv_bn_dropout.0", "context.context.2.norm")
+        | _atrous("context.2", "context")
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD_WITHOUT_DROPOUT)
+    ),
+    "ocrnet": (
+        _row("conv_3x3", "reduce", _CONV)
+        | _object_context("spatial_ocr_head", "context")
+        | _row("head", "classifier")
+        | _row("dsn_head", "aux_head", _HEAD)
+        # and on HRNet:
+        | _row("conv3x3", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
+    ),
+    "asp_ocrnet": (
+        _asp_ocr("asp_ocr_head", "context")
+        | _row("{head|cls_head}", "{classifier|classifier}")
+        | _row("dsn_head", "aux_head", _HEAD)
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
+    ),
+    "hrnet": _row("cls_head", "head", _HEAD),
+    "ce2p_asp_ocrnet": _asp_ocr("asp_ocr_head", "context") | _ce2p(),
+    "isanet": (
+        _row("isa_head", "reduce", _CONV)
+        | {
+            "isa_head.2.stages.0.{long_range_sa|short_range_sa}" + rest: (
+                "context.{long_range|short_range}" + ours
+            )
+            for rest, ours in (
+                (".{f_query|f_key}" + _TWO_CONVS[0], ".{query|key}" + _TWO_CONVS[1]),
+                (".f_value", ".value"),
+                (".W" + _CONV[0], ".project" + _CONV[1]),
+            )
+        }
+        | _row("isa_head.2.conv_bn", "context.fuse", _CONV)
+        | _row("cls_head", "classifier")
+        | _row("dsn_head", "aux_head", _HEAD)
+    ),
+}
+"""Networks of openseg.pytorch and its pytorch-1.7 branch, by our name."""
+
+_FLAT_RESNET = {
+    "{conv1|conv2|conv3|bn1|bn2|bn3}": "backbone.stem.{conv1|conv2|conv3|bn1|bn2|bn3}",
+    "{layer1|layer2|layer3|layer4}.*": "backbone.{layer1|layer2|layer3|layer4}.*",
+}
+
+OCNET_PYTORCH: dict[str, dict[str, str]] = {
+    "base_ocnet": (
+        _row("context", "reduce", _CONV)
+        | _shared_attention("context.2.stages.0", "context.attention")
+        | _row("context.2.conv_bn_dropout", "context.fuse", _CONV)
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD)
+    ),
+    "asp_ocnet": (
+        _row("context", "reduce", _CONV)
+        | _row("context.2.context", "context.context.0", _CONV)
+        | _shared_attention("context.2.context.2.stages.0", "context.context.1")
+        | _row("context.2.context.2.conv_bn_dropout", "context.context.2", _CONV)
+        | _atrous("context.2", "context")
+        | _row("cls", "classifier")
+        | _row("dsn", "aux_head", _HEAD)
+    ),
+}
+"""Networks of OCNet.pytorch, whose backbone has no name of its own; always InPlaceABN."""
+
+_FLAT_HRNET = {
+    "{conv1|conv2|bn1|bn2}": "backbone.{conv1|conv2|bn1|bn2}",
+    "{layer1|stage2|stage3|stage4}.*": "backbone.{layer1|stage2|stage3|stage4}.*",
+    "{transition1|transition2|transition3}.*": ("backbone.{transition1|transition2|transition3}.*"),
+}
+
+HRNET: dict[str, dict[str, str]] = {
+    "hrnet": _row("last_layer", "head", _HEAD),
+    "ocrnet": (
+        _row("conv3x3_ocr", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD)
+    ),
+}
+"""Networks of HRNet-Semantic-Segmentation, in our variant "hrnet"; never InPlaceABN."""
+
+_SOURCES = {
+    "openseg.pytorch": (_OPENSEG_BACKBONE, OPENSEG_PYTORCH, True),
+    "ocnet.pytorch": (_FLAT_RESNET, OCNET_PYTORCH, True),
+    "hrnet": (_FLAT_HRNET, HRNET, False),
+}
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """Names of one network in one published code.
+
+    names: foreign module name -> ours. inplace_abn: a head norm directly under its number (and
+    not in a Sequential of norm and activation) is InPlaceABN.
+    """
+
+    source: str
+    names: Mapping[str, str]
+    inplace_abn: bool
+
+    def module(self, name: str) -> str | None:
+        """Our name of a foreign module, or None."""
+        if name in self.names:
+            return self.names[name]
+        prefixes = [n[:-1] for n in self.names if n.endswith("*") and name.startswith(n[:-1])]
+        if prefixes:
+            prefix = max(prefixes, key=len)
+            return self.names[prefix + "*"][:-1] + name[len(prefix) :]
+        inner = self.names.get(name.removesuffix(".0"), "")  # Sequential(norm, ReLU)
+        return inner if inner.endswith("norm") else None
+
+
+def key_maps(network: str) -> list[KeyMap]:
+    """The key maps of one of our networks, one for each published code that has it."""
+    return [
+        KeyMap(source, _expand(backbone | networks[network]), inplace_abn)
+        for source, (backbone, networks, inplace_abn) in _SOURCES.items()
+        if network in networks
+    ]
+
+
+def _expand(rows: Mapping[str, str]) -> dict[str, str]:
+    pairs = (
+        pair
+        for theirs, ours in rows.items()
+        for pair in zip(_alternatives(theirs), _alternatives(ours), strict=True)
+    )
+    return dict(pairs)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """ "a.{b|c}" -> ["a.b", "a.c"]."""
+    parts = [part.split("|") for part in re.split(r"[{}]", pattern)]
+    return ["".join(choice) for choice in itertools.product(*parts)]

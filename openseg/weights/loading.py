@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Foreign and own weights into a network, all of them or an error.
+
+A checkpoint with InPlaceABN changes more than names: its gain is |w| + 1e-5, and the activation of
+its heads is LeakyReLU(0.01), which the network is given.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from openseg.errors import CheckpointError
+from openseg.weights.key_maps import KeyMap, key_maps
+from openseg.weights.reading import read_state_dict, unwrap
+
+_ABN_EPS = 1e-5
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass
+class LoadReport:
+    """What `load_weights` did.
+
+    loaded: keys of the network that were filled. adapted: in words, what was changed on the way.
+    ignored: keys of the checkpoint that belong to no network. inplace_abn: the norms were that.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    inplace_abn: bool = False
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} tensors loaded, names of {self.source}"]
+        lines += [f"adapted: {text}" for text in self.adapted]
+        if self.ignored:
+            lines.append(f"ignored: {', '.join(self.ignored)}")
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: nn.Module,
+    checkpoint: str | Path | Mapping[str, Tensor],
+    source: str = "auto",
+) -> LoadReport:
+    """Fill a network from a checkpoint of this package or of a published code.
+
+    Args:
+        model: a network of `create_model`; any other module takes checkpoints with its own names.
+        checkpoint: a file (`torch.save` or `.safetensors`), or a state dict.
+        source: whose names the checkpoint has: "openseg" (ours), "openseg.pytorch",
+            "ocnet.pytorch", "hrnet" (HRNet-Semantic-Segmentation), or "auto".
+
+    Returns:
+        A `LoadReport`; print it.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a key is missing, unexpected or of another
+            shape; the message names every one, and the network is left as it was.
+    """
+    if isinstance(checkpoint, (str, Path)):
+        name, state_dict = str(checkpoint), read_state_dict(checkpoint)
+    else:
+        name, state_dict = "the state dict", unwrap(checkpoint, "the state dict")
+    state_dict = _without_prefixes(state_dict)
+    candidates = [_translate(state_dict, names) for names in _candidates(model, source)]
+    own = model.state_dict()
+    tensors, report = max(candidates, key=lambda candidate: len(own.keys() & candidate[0].keys()))
+    _check(own, tensors, name, report)
+    report.loaded = [key for key in own if key in tensors]
+    model.load_state_dict(tensors, strict=False)
+    if report.inplace_abn:
+        cast(Any, model).use_activation("leaky_relu")
+    return report
+
+
+def _candidates(model: nn.Module, source: str) -> list[KeyMap]:
+    own = KeyMap("openseg", {"*": "*"}, inplace_abn=False)
+    foreign = key_maps(getattr(model, "arguments", {}).get("name", ""))
+    candidates = [names for names in [own, *foreign] if source in ("auto", names.source)]
+    if not candidates:
+        known = ", ".join(repr(names.source) for names in [own, *foreign])
+        raise ValueError(f"source must be 'auto' or, for this network, {known}; got {source!r}")
+    return candidates
+
+
+def _without_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Strip what DistributedDataParallel and its like put before every key."""
+    for prefix in _PREFIXES:
+        if all(key.startswith((prefix, "loss.")) for key in state_dict):
+            state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def _translate(
+    state_dict: Mapping[str, Tensor], names: KeyMap
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """The tensors under our names; keys without a name of ours keep theirs."""
+    report = LoadReport(names.source)
+    tensors: dict[str, Tensor] = {}
+    flat_norms = 0
+    for key, tensor in state_dict.items():
+        if key.startswith("loss."):
+            report.ignored.append(key)
+            continue
+        module, _, parameter = key.rpartition(".")
+        ours = names.module(module)
+        flat_norms += ours is not None and module in names.names and ours.endswith(".norm")
+        our_key = f"{ours or module}.{parameter}".removeprefix(".")
+        if our_key in tensors and not torch.equal(tensors[our_key], tensor):
+            raise CheckpointError(
+                f"{key} should repeat another tensor of the checkpoint, as {our_key}, but "
+                "differs from it: the checkpoint is that of another network"
+            )
+        tensors[our_key] = tensor
+    if names.inplace_abn and flat_norms:
+        gains = [key.replace(".running_var", ".weight") for key in tensors if "running_var" in key]
+        tensors |= {key: tensors[key].abs() + _ABN_EPS for key in gains if key in tensors}
+        report.inplace_abn = True
+        report.adapted += [
+            f"{len(gains)} InPlaceABN gains w are |w| + {_ABN_EPS}",
+            "activation of the heads is LeakyReLU(0.01), that of InPlaceABN",
+        ]
+    return tensors, report
+
+
+def _check(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, report: LoadReport
+) -> None:
+    missing = [key for key in own if key not in tensors and not key.endswith(_COUNTER)]
+    unexpected = [key for key in tensors if key not in own]
+    mismatched = [
+        f"{key} ({_size(tensors[key])} in the checkpoint, {_size(own[key])} in the network)"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+    if not any(problems.values()):
+        return
+    lines = [f"{name} does not fit the network (read with the names of {report.source}):"]
+    for problem, keys in problems.items():
+        if keys:
+            lines.append(f"  {len(keys)} {problem}:")
+            lines += [f"    {key}" for key in keys]
+    lines.append("Check the network's name, backbone, variant and number of classes.")
+    raise CheckpointError("\n".join(lines))
+
+
+def _size(tensor: Tensor) -> str:
+    return " × ".join(map(str, tensor.shape)) or "scalar"

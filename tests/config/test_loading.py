@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Configurations: what is read, in which order, and what is said about mistakes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from openseg.config import Config, describe, load_config, shipped_configs, to_yaml
+from openseg.config.loading import to_plain
+from openseg.config.schema import fields_of
+from openseg.errors import ConfigError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_overrides_come_after_the_file_and_the_file_after_its_bases(tmp_path):
+    write(tmp_path, "far.yaml", "train: {lr: 0.1, power: 0.5, iterations: 7}")
+    write(tmp_path, "sub/near.yaml", "base: ../far.yaml\ntrain: {power: 0.6, iterations: 8}")
+    path = write(tmp_path, "run.yaml", "base: sub/near\ntrain: {iterations: 9}")
+    config = load_config(path, ["train.batch_size=3", "data.crop_size=[32, 48]"])
+    train = config.train
+    assert (train.lr, train.power, train.iterations, train.batch_size) == (0.1, 0.6, 9, 3)
+    assert config.data.crop_size == (32, 48)
+    assert config.run.folder == "runs/run"
+
+
+def test_a_base_may_be_a_shipped_name(tmp_path):
+    path = write(tmp_path, "mine.yaml", "base: scenes/demo\ntrain: {lr: 0.5}")
+    config = load_config(path)
+    assert config.train.lr == 0.5
+    assert config.train.iterations == load_config("scenes/demo").train.iterations
+
+
+def test_a_chain_that_bites_its_tail_is_refused(tmp_path):
+    write(tmp_path, "a.yaml", "base: b.yaml")
+    path = write(tmp_path, "b.yaml", "base: a.yaml")
+    with pytest.raises(ConfigError, match="its own base"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configs_load_and_say_how_to_run_them(name):
+    overrides = ["data.root=somewhere"] if not name.startswith("scenes/") else []
+    config = load_config(name, overrides)
+    assert config.run.folder == f"runs/{name}"
+    folder = Path(load_config.__code__.co_filename).parents[1] / "configs"
+    head = (folder / f"{name}.yaml").read_text().partition("\nmodel:")[0]
+    assert f"python -m openseg.train --cfg {name}" in head
+
+
+def test_the_written_config_reads_back_equal(tmp_path):
+    config = load_config("scenes/demo", ["train.ema=0.99", "run.folder=007", "val.scales=[0.5, 1]"])
+    path = write(tmp_path, "config.yaml", to_yaml(config))
+    assert load_config(path) == config
+    assert yaml.safe_load(to_yaml(config)) == to_plain(config)
+
+
+def test_the_written_config_forgets_what_asks_for_one_start_only():
+    written = to_plain(load_config("scenes/demo", ["run.overwrite=true", "dry_run=true"]))
+    assert written["run"]["overwrite"] is False
+    assert written["dry_run"] is False
+
+
+def test_text_options_take_the_word_as_written():
+    config = load_config("scenes/demo", ["run.folder=1e-3", "run.resume=null", "model.weights=on"])
+    assert (config.run.folder, config.run.resume, config.model.weights) == ("1e-3", None, "on")
+
+
+def test_a_mapping_is_replaced_whole_and_one_entry_of_it_alone():
+    whole = load_config("scenes/demo", ["loss.aux_weights={dsn: 0.3}"]).loss.aux_weights
+    entry = load_config("scenes/demo", ["loss.aux_weights.dsn=0.3"]).loss.aux_weights
+    assert whole == {"dsn": 0.3}
+    assert entry == {"aux": 0.4, "dsn": 0.3}
+
+
+MISTAKES = {
+    "resume=auto": "no option 'resume'; did you mean run.resume?",
+    "train.lrr=1": "no option 'train.lrr'; did you mean train.lr?",
+    "crop_size=[1,1]": "did you mean data.crop_size or val.crop_size?",
+    "something.else=1": "--help lists all",
+    "train=3": "train is a section",
+    "x": "expected an override such as",
+    "train.lr=abc": "train.lr: 'abc' given, a number expected",
+    "train.iterations=1.5": "train.iterations: 1.5 given, a whole number expected",
+    "train.iterations=null": "train.iterations: None given, a whole number expected",
+    "train.amp=half": "train.amp: 'half' given, none or bf16 or fp16 expected",
+    "data.crop_size=64": "data.crop_size: 64 given, a list of 2",
+    "data.crop_size=[64]": "data.crop_size: [64] given, a list of 2",
+    "loss.class_weights=[1, a]": "a list (a number each) or null expected",
+    "loss.aux_weights.x=abc": "loss.aux_weights.x: 'abc' given, a number",
+    "train.lr=[1": "is no valid YAML",
+    "train.iterations=${nothing}": "nothing",
+    "train.lr=0": "train.lr: 0.0 given, more than 0 expected",
+    "train.lr=nan": "train.lr: nan given, more than 0 expected",
+    "train.micro_batch_size=0": "at least 1 expected",
+    "train.ema=1": "between 0 and 1",
+    "model.output_stride=4": "8 or 16 expected",
+    "data.mean=[1, 2]": "3 numbers, one a channel expected",
+    "data.scale_range=[2, 1]": "0 < lowest ≤ highest expected",
+    "data.name=camvid": "data.root: None given, the folder of camvid expected",
+    "val.crop_size=[8, 8]": "null unless val.mode=slide expected",
+    "val.scales=[]": "val.scales: [] given",
+    "device=gpu": "auto, cpu, cuda or cuda:N expected",
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_a_mistake_is_named_with_what_was_expected(word):
+    with pytest.raises(ConfigError) as caught:
+        load_config("scenes/demo", [word])
+    assert MISTAKES[word] in str(caught.value)
+
+
+def test_rules_between_two_options():
+    with pytest.raises(ConfigError, match="deletes the earlier run"):
+        load_config("scenes/demo", ["run.resume=auto", "run.overwrite=true"])
+    slide = ["val.mode=slide", "val.crop_size=[64, 64]"]
+    assert load_config("scenes/demo", [*slide, "val.stride=[32, 64]"]).val.stride == (32, 64)
+    with pytest.raises(ConfigError, match="at most the window"):
+        load_config("scenes/demo", [*slide, "val.stride=[65, 64]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  lrr: 3", r"bad\.yaml: there is no option 'train\.lrr'; did you mean train\.lr"),
+        ("train:\n  lr: fast", r"bad\.yaml: train\.lr: 'fast' given, a number expected"),
+        ("train: 3", "train is a section"),
+        ("- 1\n- 2", "expected sections"),
+        ("train: {lr: [1", "is no valid YAML"),
+        ("base: nowhere", r"bad\.yaml: base: there is no configuration 'nowhere'"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, "bad.yaml", text))
+
+
+def test_a_missing_config_lists_the_nearest_names():
+    with pytest.raises(ConfigError, match="did you mean scenes/demo"):
+        load_config("scenes/demmo")
+    with pytest.raises(ConfigError, match=r"shipped are .*scenes/demo"):
+        load_config("zzz")
+
+
+def test_every_option_has_a_comment_and_describe_shows_the_defaults():
+    rows = {key: (default, comment) for key, default, comment in describe()}
+    assert list(rows) == list(fields_of())
+    assert rows["train.lr"][0] == Config().train.lr
+    assert all(len(comment) > 5 for _, comment in rows.values())

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+"""What test_distributed.py starts under torchrun: a run of two processes, told to a file."""
+
+import sys
+
+import torch
+
+from openseg.engine.distributed import any_process, gather, mean_over_processes, process_group
+from tests.engine.tiny import make_batch, make_trainer
+
+
+def main() -> None:
+    with process_group("cpu") as process:
+        trainer = make_trainer(process, norm=False, dropout=0.0, micro_batch_size=1)
+        losses = []
+        for index in range(3):
+            share = {k: v.chunk(2)[process.rank] for k, v in make_batch(index).items()}
+            loss = trainer.step(share["image"], share["label"])["loss"]
+            losses.append(float(mean_over_processes(loss)))
+        told = {
+            "losses": losses,
+            "states": gather(trainer.model.state_dict()),
+            "samples": trainer.samples,
+            "any": [any_process(process.rank == 1), any_process(False)],
+            "ranks": gather(process.rank),
+            "random": len(trainer.training_state()["random"]),
+        }
+        if process.is_main:
+            torch.save(told, sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()

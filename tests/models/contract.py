@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""What every network has to do; a test class inherits `ModelContract` and names its network."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from openseg import create_model, load_weights
+from openseg.losses import SegmentationLoss
+
+CLASSES = 5
+
+
+class TinyBackbone(nn.Module):
+    """A convolution for each map, of strides 4, 8, 8, 8, or 4 where there is one map alone."""
+
+    def __init__(self, channels):
+        super().__init__()
+        strides = (4, 8, 8, 8)[: len(channels)]
+        pairs = zip(channels, strides, strict=True)
+        self.maps = nn.ModuleList(nn.Conv2d(3, c, 3, s, padding=1) for c, s in pairs)
+
+    def forward(self, images):
+        return [conv(images) for conv in self.maps]
+
+
+class ModelContract:
+    name: str
+    options: dict = {"backbone": "resnet18c"}  # noqa: RUF012 - read alone
+    stride = 8
+    aux_weights: dict = {"aux": 0.4}  # noqa: RUF012 - read alone
+
+    @classmethod
+    def build(cls, **options):
+        torch.manual_seed(0)
+        return create_model(cls.name, num_classes=CLASSES, **(cls.options | options))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        """In eval mode; tests do not change it."""
+        return cls.build().eval()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def small(cls):
+        """The same on a backbone that is quick to trace; tests/backbones traces the real ones."""
+        model = cls.build().eval()
+        model.backbone = TinyBackbone(model.backbone.channels)
+        return model
+
+    def images(self, batch=2, channels=3, size=(65, 65)):
+        return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+
+    @pytest.mark.parametrize("size", [(65, 65), (64, 64), (50, 83)])
+    def test_any_size_gives_logits_at_the_feature_size(self, model, size):
+        with torch.no_grad():
+            output = model(self.images(1, size=size))
+        height, width = output.main.shape[2:]
+        assert output.main.shape[:2] == (1, CLASSES)
+        assert output.aux.keys() == self.aux_weights.keys()
+        assert abs(height - size[0] / self.stride) <= 1.5
+        assert abs(width - size[1] / self.stride) <= 1.5
+
+    def test_a_step_lowers_the_loss_and_reaches_every_parameter(self):
+        model = self.build().train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout2d):
+                module.p = 0.0  # so that the losses before and after can be compared
+        criterion = SegmentationLoss(self.aux_weights)
+        images = self.images()
+        target = (images[:, 0] > 0).long()
+        target[:, :5] = 255
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        before = criterion(model(images), target)["loss"]
+        before.backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None, key
+            assert parameter.grad.isfinite().all(), key
+        optimizer.step()
+        with torch.no_grad():
+            assert criterion(model(images), target)["loss"] < before
+
+    def test_other_channels(self):
+        model = self.build(in_channels=4).eval()
+        assert model.in_channels == 4
+        with torch.no_grad():
+            assert model(self.images(1, channels=4)).main.isfinite().all()
+
+    def test_saved_and_loaded_is_equal(self, model, tmp_path):
+        torch.save(model.state_dict(), tmp_path / "weights.pth")
+        again = create_model(**copy.deepcopy(model.arguments)).eval()
+        report = load_weights(again, tmp_path / "weights.pth")
+        assert report.loaded == list(model.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(again(self.images(1)), model(self.images(1)), rtol=0, atol=0)
+
+    def test_channels_last_is_equal(self, small):
+        last = copy.deepcopy(small).to(memory_format=torch.channels_last)
+        images = self.images(1)
+        with torch.no_grad():
+            known = small(images)
+            found = last(images.to(memory_format=torch.channels_last))
+        # Convolutions sum in another order: float32 rounding through some ten layers.
+        torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
+
+    def test_bfloat16_autocast_stays_finite_and_near(self, small):
+        images = self.images(1)
+        with torch.no_grad():
+            known = small(images).main
+            with torch.autocast("cpu", torch.bfloat16):
+                found = small(images).main.float()
+        assert found.isfinite().all()
+        # 8 bits of mantissa through some ten layers: a few per cent of the spread.
+        assert (found - known).abs().mean() < 0.05 * known.std()
+
+    def test_compiles_without_a_break(self, small):
+        images = self.images(1)
+        compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(images), small(images), rtol=1e-4, atol=1e-5)
+
+    def test_exports_with_free_height_and_width(self, small):
+        free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        program = torch.export.export(
+            small, (self.images(1, size=(65, 97)),), dynamic_shapes={"images": free}
+        )
+        images = self.images(1, size=(72, 90))
+        with torch.no_grad():
+            found, known = program.module()(images), small(images)
+        torch.testing.assert_close(found, known, rtol=1e-4, atol=1e-5)
+
+    def test_predicts_at_the_size_of_the_images(self, model):
+        images = self.images(2, size=(50, 83))
+        labels, confidence = model.predict(images, confidence=True)
+        assert labels.shape == confidence.shape == (2, 50, 83)
+        assert labels.dtype == torch.uint8
+        assert model.predict(images, size=(20, 30)).shape == (2, 20, 30)
+        with torch.no_grad():
+            upsampled = nn.functional.interpolate(
+                model(images).main, (50, 83), mode="bilinear", align_corners=True
+            )
+        assert (upsampled.argmax(1) == labels).float().mean() > 0.999

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+
+import openseg
+from openseg.layers import ConvNormAct
+
+
+def test_every_network_can_be_built_by_its_name():
+    for name in openseg.list_models():
+        with torch.device("meta"):
+            model = openseg.create_model(name)
+        assert model.arguments["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("FCN-Stride8", "fcn"),
+        ("PSPNet", "pspnet"),
+        ("DeepLabV3", "deeplabv3"),
+        ("BaseOCNet", "base_ocnet"),
+        ("BaseOCNet-v2", "base_ocnet_v2"),
+        ("AspOCNet", "asp_ocnet"),
+        ("FastBaseOCNet", "ocrnet"),
+        ("OCRNet", "ocrnet"),
+        ("FastAspOCNet", "asp_ocrnet"),
+        ("Sparse OCNet", "isanet"),
+    ],
+)
+def test_names_of_the_tables(alias, name):
+    with torch.device("meta"):
+        model = openseg.create_model(alias, backbone="resnet18")
+    assert model.arguments["name"] == name
+
+
+def test_unknown_names_are_answered_with_near_ones():
+    with pytest.raises(ValueError, match="did you mean ocrnet"):
+        openseg.create_model("orcnet")
+    with pytest.raises(ValueError, match="resnet101c"):
+        openseg.create_model("fcn", backbone="resnet102c")
+    with pytest.raises(ValueError, match="openseg"):
+        openseg.create_model("fcn", backbone="resnet18", variant="new")
+    with pytest.raises(ValueError, match="gelu"):
+        openseg.create_model("fcn", backbone="resnet18", activation="gelu")
+
+
+def test_the_activation_is_that_of_all_heads_and_is_kept_in_the_arguments():
+    model = openseg.create_model("ocrnet", backbone="resnet18", activation="leaky_relu")
+    heads = [module for module in model.modules() if isinstance(module, ConvNormAct)]
+    assert heads
+    assert {module.activation.negative_slope for module in heads} == {0.01}
+    assert model.arguments["activation"] == "leaky_relu"

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: MIT
+"""Training from the command line, on tiny drawn scenes: whole runs, resumed runs, and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from openseg import train as entry_point
+from openseg.build import load_predictor
+from openseg.engine.checkpoints import read_checkpoint
+from openseg.engine.determinism import set_deterministic
+from openseg.engine.trainer import Trainer
+from openseg.errors import OpensegError
+from tests.engine.tiny import assert_equal_states
+
+TINY = (
+    *("data.scene_size=[32, 48]", "data.crop_size=[40, 40]", "data.workers=0", "device=cpu"),
+    *("data.scene_length=6", "data.scene_val_length=1", "train.batch_size=2"),
+    *("train.iterations=4", "val.every=8", "run.log_every=1"),
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    set_deterministic(False)
+    torch.backends.cudnn.benchmark = False
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Run the entry point in this process, in an empty folder; returns its status."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides, cfg="scenes/demo"):
+        words = ["openseg.train", "--cfg", str(cfg), *TINY, *overrides]
+        monkeypatch.setattr(sys, "argv", words)
+        return entry_point.main()
+
+    return call
+
+
+def records(run: str) -> list[dict]:
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_from_its_start_to_its_checkpoints(train, capsys):
+    words = ("train.ema=0.9", "train.clip_grad_norm=1", "run.keep=1")
+    words = (*words, "val.every=2", "run.samples=1")
+    assert train("run.folder=runs/one", *words) == 0
+    run = Path("runs/one")
+    assert {path.name for path in run.iterdir()} == {
+        *("config.yaml", "environment.json", "log.txt", "metrics.jsonl", "curves.png"),
+        *("checkpoints", "samples"),
+    }
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert names == {"last.pt", "best.pt", "iteration_00000004.pt"}
+    assert Image.open(run / "samples" / "iteration_00000004.png").size > (192, 32)
+    kinds = [(record["kind"], record["iteration"]) for record in records(run)]
+    train_kinds = [("train", i) for i in range(1, 5)]
+    assert kinds == [*train_kinds[:2], ("validation", 2), *train_kinds[2:], ("validation", 4)]
+    assert "best mean IoU" in capsys.readouterr().out
+
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.pt")
+    assert checkpoint["meta"]["classes"][0] == "sky"
+    assert checkpoint["meta"]["palette"][0] == [147, 197, 253]
+    assert checkpoint["config"] == yaml.safe_load((run / "config.yaml").read_text())
+    assert checkpoint["metrics"]["mean_iou"] == records(run)[-1]["mean_iou"]
+    model, meta = load_predictor(run / "checkpoints" / "last.pt", "cpu")
+    assert_equal_states(model.state_dict(), checkpoint["ema"])
+    assert not model.training
+    assert meta == checkpoint["meta"]
+
+    assert train("run.folder=again/two", cfg=run / "config.yaml") == 0
+    again = read_checkpoint("again/two/checkpoints/last.pt")
+    assert_equal_states(again["state_dict"], checkpoint["state_dict"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_and_resumed_run_is_bit_equal_to_a_straight_one(
+    train, monkeypatch, capsys, workers
+):
+    words = ("train.iterations=4", f"data.workers={workers}", "train.deterministic=true")
+    words = (*words, "train.ema=0.9")
+    assert train("run.folder=runs/straight", *words) == 0
+
+    step = Trainer.step
+
+    def interrupted_step(self, images, labels):
+        if self.iteration == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, images, labels)
+
+    with monkeypatch.context() as context:
+        context.setattr(Trainer, "step", interrupted_step)
+        assert train("run.folder=runs/resumed", *words) == 128 + signal.SIGINT
+    assert "run.resume=auto" in capsys.readouterr().out
+    assert read_checkpoint("runs/resumed/checkpoints/last.pt")["training"]["iteration"] == 2
+    assert train("run.folder=runs/resumed", *words, "run.resume=auto") == 0
+
+    one, other = (read_checkpoint(f"runs/{n}/checkpoints/last.pt") for n in ("straight", "resumed"))
+    assert_equal_states(one["state_dict"], other["state_dict"])
+    assert_equal_states(one["ema"], other["ema"])
+    one_training, other_training = one["training"], other["training"]
+    momenta = (t.pop("optimizer")["state"] for t in (one_training, other_training))
+    for one_momentum, other_momentum in zip(*(m.values() for m in momenta), strict=True):
+        assert_equal_states(one_momentum, other_momentum)
+    one_random, other_random = one_training.pop("random"), other_training.pop("random")
+    assert torch.equal(one_random[0].pop("torch"), other_random[0].pop("torch"))
+    assert one_random == other_random
+    assert one_training == other_training
+    same = ("kind", "iteration", "loss", "lr", "mean_iou")
+    facts = [
+        [[record.get(k) for k in same] for record in records(f"runs/{n}")]
+        for n in ("straight", "resumed")
+    ]
+    assert facts[0] == facts[1]
+
+
+def test_resume_says_what_changed_and_starts_where_there_is_nothing(train, capsys):
+    words = ("train.iterations=1", "run.resume=auto")
+    assert train(*words) == 0
+    assert train(*words, "train.iterations=2", "train.lr=0.02") == 0
+    printed = capsys.readouterr().out
+    assert "resumed at iteration 1" in printed
+    assert "changed since: train.lr: 0.02, was 0.01" in printed
+    assert records("runs/scenes/demo")[-2]["lr"] == pytest.approx(0.02 * 0.5**0.9)
+
+
+def test_weights_of_another_run_start_a_new_one(train, capsys):
+    words = ("train.iterations=1",)
+    assert train(*words, "run.folder=runs/one") == 0
+    best = "runs/one/checkpoints/best.pt"
+    assert train(*words, "run.folder=runs/two", f"model.weights={best}", "train.lr=1e-12") == 0
+    one, two = (read_checkpoint(f"runs/{n}/checkpoints/best.pt") for n in ("one", "two"))
+    weights = [name for name in one["state_dict"] if name.endswith("weight")]
+    for name in weights:
+        torch.testing.assert_close(one["state_dict"][name], two["state_dict"][name])
+    assert two["training"] is None
+
+
+def test_a_dry_run_measures_and_writes_nothing(train, capsys):
+    assert train("dry_run=true") == 0
+    printed = capsys.readouterr().out
+    for fact in ("ocrnet, resnet18c: 16", "10 classes", "memory at its peak", "expected time"):
+        assert fact in printed
+    assert os.listdir() == []
+
+
+MISTAKES = {
+    "data.train_split=training": "training",
+    "model.name=ocr_net": "did you mean ocrnet",
+    "model.backbone=resnet18x": "resnet18",
+    "model.weights=nowhere.pt": "nowhere.pt",
+    "model.in_channels=4": "data.mean",
+    "loss.class_weights=[1, 2]": "loss.class_weights: 2 numbers given, 10 expected",
+    "loss.aux_weights={dsn: 1}": "loss.aux_weights",
+    "train.micro_batch_size=3": "a divisor of 2 expected",
+    "train.amp=fp16": "without a CUDA device",
+    "run.resume=nowhere.pt": "no such checkpoint",
+    "run.folder=file/run": "file is in the way",
+    "data.name=camvid": "data.root",
+    "device=cuda:7": "GPU 7",
+}
+
+
+@pytest.mark.parametrize("word", MISTAKES)
+def test_mistakes_are_found_before_the_first_iteration(train, monkeypatch, word):
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("an iteration was run"))
+    Path("file").write_text("")
+    with pytest.raises(OpensegError) as caught:
+        train(word)
+    assert MISTAKES[word] in str(caught.value)
+    assert os.listdir() == ["file"]
+
+
+def test_a_used_folder_is_left_alone_unless_told(train):
+    words = ("train.iterations=1",)
+    assert train(*words) == 0
+    before = Path("runs/scenes/demo/log.txt").read_text()
+    with pytest.raises(OpensegError, match=r"run\.resume=auto"):
+        train(*words)
+    assert Path("runs/scenes/demo/log.txt").read_text() == before
+    assert train(*words, "run.overwrite=true") == 0
+    assert len(records("runs/scenes/demo")) == 2
+
+
+def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    """The entry point in a process of its own; the working folder is the repository's."""
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "openseg.train", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_mistake_prints_one_line_and_no_traceback():
+    done = call("--cfg", "scenes/demo", "train.lrr=3")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: override: there is no option 'train.lrr'; did you mean train.lr?\n"
+    )
+
+
+def test_help_lists_configurations_and_options(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["openseg.train", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        entry_point.main()
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    for text in ("scenes/demo", "train.batch_size=8", "over all processes", "key=value"):
+        assert text in printed
+
+
+def test_two_processes_train_one_network(tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    words = ("--cfg", "scenes/demo", *TINY, f"run.folder={tmp_path}/run", "train.iterations=2")
+    done = call(*words, launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best mean IoU") == 1
+    assert "2 × cpu" in done.stdout
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert checkpoint["training"]["samples"] == 4
+    assert len(checkpoint["training"]["random"]) == 2
+    pixels = sum(c["pixels"] for c in checkpoint["metrics"]["classes"].values())
+    assert pixels == 32 * 48

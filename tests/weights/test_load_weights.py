@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+import collections
+import datetime
+
+import pytest
+import safetensors.torch
+import torch
+
+from openseg import create_model, load_weights
+from openseg.errors import CheckpointError
+
+PUBLISHED = {
+    "backbone.stem": "backbone.resinit",
+    "head.conv.conv": "cls_head.0",
+    "head.conv.norm": "cls_head.1",
+    "head.classifier": "cls_head.3",
+    "aux_head.conv.conv": "dsn_head.0",
+    "aux_head.conv.norm": "dsn_head.1",
+    "aux_head.classifier": "dsn_head.3",
+}
+
+
+def fcn(**options):
+    return create_model("fcn", backbone="resnet18c", num_classes=4, **options).eval()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network whose gains have both signs and whose statistics are not those of a fresh one."""
+    torch.manual_seed(0)
+    model = fcn()
+    for key, value in model.state_dict().items():
+        if key.endswith("running_var"):
+            value.uniform_(0.5, 2.0)
+        elif value.dim() == 1:
+            value.normal_(0.0, 0.5)
+    return model
+
+
+def published(model, inplace_abn):
+    """The state dict of a FCN under the names of openseg.pytorch."""
+    result = {}
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked") and inplace_abn:
+            continue
+        for ours, theirs in PUBLISHED.items():
+            if key.startswith(f"{ours}."):
+                key = theirs + key.removeprefix(ours)
+                break
+        if not inplace_abn:
+            key = key.replace("_head.1.", "_head.1.0.")
+        result[f"module.{key}"] = value
+    return result
+
+
+def assert_equal(found, known):
+    for (key, value), other in zip(
+        found.state_dict().items(), known.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, other), key
+
+
+def test_published_names_with_torch_norms(trained):
+    model = fcn()
+    report = load_weights(model, {"state_dict": published(trained, inplace_abn=False)})
+    assert_equal(model, trained)
+    assert report.source == "openseg.pytorch"
+    assert report.adapted == []
+    assert model.arguments["activation"] == "relu"
+
+
+def test_published_names_with_inplace_abn(trained):
+    """Gain |w| + 1e-5 in every norm, LeakyReLU(0.01) in the heads, and both of it is told."""
+    model = fcn()
+    report = load_weights(model, published(trained, inplace_abn=True))
+    old, new = trained.backbone.layer1[0].bn1.weight, model.backbone.layer1[0].bn1.weight
+    assert (old < 0).any()
+    torch.testing.assert_close(new, old.abs() + 1e-5)
+    torch.testing.assert_close(
+        model.head.conv.norm.weight, trained.head.conv.norm.weight.abs() + 1e-5
+    )
+    assert torch.equal(model.head.conv.norm.bias, trained.head.conv.norm.bias)
+    assert model.head.conv.activation.negative_slope == 0.01
+    assert isinstance(model.backbone.layer1[0].relu, torch.nn.ReLU)
+    assert "LeakyReLU" in str(report)
+    again = create_model(**model.arguments)
+    assert again.aux_head.conv.activation.negative_slope == 0.01
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_own_names(trained, prefix):
+    model = fcn()
+    own = {prefix + key: value for key, value in trained.state_dict().items()}
+    report = load_weights(model, own)
+    assert_equal(model, trained)
+    assert report.source == "openseg"
+    assert report.loaded == list(trained.state_dict())
+
+
+def test_own_checkpoint_prefers_the_averaged_weights(trained, tmp_path):
+    model = fcn()
+    checkpoint = {"format": "openseg", "version": 1, "state_dict": model.state_dict()}
+    torch.save(checkpoint | {"ema": trained.state_dict()}, tmp_path / "best.pth")
+    load_weights(model, tmp_path / "best.pth")
+    assert_equal(model, trained)
+    torch.save(checkpoint | {"ema": None, "state_dict": trained.state_dict()}, tmp_path / "a.pth")
+    load_weights(fcn(), str(tmp_path / "a.pth"))
+
+
+def test_safetensors(trained, tmp_path):
+    model = fcn()
+    safetensors.torch.save_file(trained.state_dict(), tmp_path / "a.safetensors")
+    load_weights(model, tmp_path / "a.safetensors")
+    assert_equal(model, trained)
+
+
+def test_every_key_that_does_not_fit_is_named_and_nothing_is_loaded(trained):
+    state_dict = published(trained, inplace_abn=False)
+    del state_dict["module.cls_head.0.bias"], state_dict["module.backbone.layer2.0.conv1.weight"]
+    state_dict["module.extra.weight"] = torch.zeros(3)
+    state_dict["module.dsn_head.3.weight"] = torch.zeros(7, 512, 1, 1)
+    model = fcn()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, state_dict)
+    for text in (
+        "2 missing",
+        "head.conv.conv.bias",
+        "backbone.layer2.0.conv1.weight",
+        "1 unexpected",
+        "extra.weight",
+        "1 of another shape",
+        "aux_head.classifier.weight (7 × 512 × 1 × 1 in the checkpoint, 4 × 512 × 1 × 1",
+    ):
+        assert text in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_unknown_source(trained):
+    with pytest.raises(ValueError, match=r"'openseg', 'openseg\.pytorch'; got 'mmseg'"):
+        load_weights(fcn(), trained.state_dict(), source="mmseg")
+
+
+def test_a_file_with_objects_is_refused_with_advice(trained, tmp_path):
+    content = {"state_dict": trained.state_dict(), "date": datetime.date(2020, 4, 1)}
+    torch.save(content, tmp_path / "old.pth")
+    with pytest.raises(CheckpointError, match="weights_only=False") as caught:
+        load_weights(fcn(), tmp_path / "old.pth")
+    assert "old.pth" in str(caught.value)
+
+
+def test_the_format_of_old_torch_is_read(trained, tmp_path):
+    content = collections.OrderedDict(published(trained, inplace_abn=False))
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    model = fcn()
+    load_weights(model, tmp_path / "old.pth")
+    assert_equal(model, trained)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_and_missing_files(trained, tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_weights(fcn(), path)
+    save = torch.save if suffix == ".pth" else safetensors.torch.save_file
+    save(trained.state_dict(), path)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"<html>404</html>"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=path.name):
+            load_weights(fcn(), path)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {}}])
+def test_a_file_without_tensors(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="no state dict"):
+        load_weights(fcn(), tmp_path / "a.pth")
