@@ -120,9 +120,38 @@ def confusion_matrix_cases(device: str) -> Iterator[Case]:
         )
 
 
+def upsample_cross_entropy_cases(device: str) -> Iterator[Case]:
+    """Forward and backward of a training step: Cityscapes 769² and ADE20K 520², one image."""
+    for name, classes, side, size in (("19 classes", 19, 97, 769), ("150 classes", 150, 65, 520)):
+        logits = _network_logits((1, classes, side, side), device).requires_grad_()
+        target = torch.randint(0, classes, (1, size, size), device=device)
+
+        def ours(logits: torch.Tensor = logits, target: torch.Tensor = target) -> torch.Tensor:
+            loss = ops.upsample_cross_entropy(logits, target)
+            return torch.autograd.grad(loss, logits)[0]
+
+        def eager(logits: torch.Tensor = logits, target: torch.Tensor = target) -> torch.Tensor:
+            values = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=True)
+            return torch.autograd.grad(F.cross_entropy(values, target), logits)[0]
+
+        def agrees(ours: Callable = ours, eager: Callable = eager) -> bool:
+            expected = eager()
+            return bool((ours() - expected).abs().max() <= 1e-4 * expected.abs().max())
+
+        yield Case(
+            name,
+            ours,
+            {"eager": eager},
+            agrees,
+            # The logits twice and their gradient; the target twice; the log-sum-exp both ways.
+            logits.numel() * 12 + target.numel() * (2 * 8 + 2 * 4),
+        )
+
+
 CASES: dict[str, Callable[[str], Iterator[Case]]] = {
     "upsample_argmax": upsample_argmax_cases,
     "confusion_matrix": confusion_matrix_cases,
+    "upsample_cross_entropy": upsample_cross_entropy_cases,
 }
 
 

@@ -17,6 +17,15 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
       " -> (Tensor, Tensor)");
+  // the loss of each pixel or an empty tensor, the sums of losses and weights, log_sum_exp
+  m.def(
+      "upsample_cross_entropy(Tensor logits, Tensor target, Tensor? weight, bool align_corners,"
+      " int ignore_index, float label_smoothing, bool per_pixel) -> (Tensor, Tensor, Tensor)");
+  // grad_loss has one value, or one for each pixel
+  m.def(
+      "upsample_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target,"
+      " Tensor? weight, Tensor log_sum_exp, bool align_corners, int ignore_index,"
+      " float label_smoothing) -> Tensor");
 }
 
 static std::string cpu_capability() {

@@ -35,6 +35,10 @@ reason: str | None = _load()
 """Why there are no kernels; None when they are loaded."""
 
 
+with_cuda: bool = reason is None and bool(build_info().get("cuda"))
+"""Whether the kernels that are loaded are for NVIDIA GPUs too."""
+
+
 def operator(name: str) -> Any:
     """`torch.ops.openseg.<name>` of the binary, or None when it has no such operator."""
     found = getattr(torch.ops.openseg, name, None) if reason is None else None

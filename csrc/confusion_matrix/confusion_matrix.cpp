@@ -4,6 +4,10 @@
 #include <tuple>
 
 #include "common/torch.h"
+#if defined(OPENSEG_CUDA)
+#include "common/torch_cuda.h"
+#include "confusion_matrix/cuda/confusion_matrix.h"
+#endif
 
 namespace openseg {
 namespace {
@@ -32,6 +36,13 @@ std::tuple<Tensor, Tensor> confusion_matrix(const Tensor& prediction, const Tens
       .matrix = static_cast<int64_t*>(matrix.mutable_data_ptr()),
       .invalid = static_cast<int64_t*>(invalid.mutable_data_ptr()),
   };
+#if defined(OPENSEG_CUDA)
+  if (target.is_cuda()) {
+    const CudaScope scope(target);
+    confusion_matrix_cuda(call, scope.stream());
+    return {matrix, invalid};
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), confusion_matrix_cpu)(call),
                 "confusion_matrix: no memory for ", num_classes, "² counters");
   return {matrix, invalid};
@@ -42,5 +53,11 @@ std::tuple<Tensor, Tensor> confusion_matrix(const Tensor& prediction, const Tens
 STABLE_TORCH_LIBRARY_IMPL(openseg, CPU, m) {
   m.impl("confusion_matrix", TORCH_BOX(&confusion_matrix));
 }
+
+#if defined(OPENSEG_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(openseg, CUDA, m) {
+  m.impl("confusion_matrix", TORCH_BOX(&confusion_matrix));
+}
+#endif
 
 }  // namespace openseg

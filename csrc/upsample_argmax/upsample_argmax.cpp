@@ -4,6 +4,10 @@
 #include <tuple>
 
 #include "common/torch.h"
+#if defined(OPENSEG_CUDA)
+#include "common/torch_cuda.h"
+#include "upsample_argmax/cuda/upsample_argmax.h"
+#endif
 
 namespace openseg {
 namespace {
@@ -38,6 +42,13 @@ std::tuple<Tensor, Tensor> upsample_argmax(const Tensor& logits, const std::vect
       .labels = labels.mutable_data_ptr(),
       .confidence = with_confidence ? static_cast<float*>(confidence.mutable_data_ptr()) : nullptr,
   };
+#if defined(OPENSEG_CUDA)
+  if (logits.is_cuda()) {
+    const CudaScope scope(logits);
+    upsample_argmax_cuda(call, scope.stream());
+    return {labels, confidence};
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), upsample_argmax_cpu)(call),
                 "upsample_argmax: no memory for three rows of ", call.classes, " classes");
   return {labels, confidence};
@@ -48,5 +59,11 @@ std::tuple<Tensor, Tensor> upsample_argmax(const Tensor& logits, const std::vect
 STABLE_TORCH_LIBRARY_IMPL(openseg, CPU, m) {
   m.impl("upsample_argmax", TORCH_BOX(&upsample_argmax));
 }
+
+#if defined(OPENSEG_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(openseg, CUDA, m) {
+  m.impl("upsample_argmax", TORCH_BOX(&upsample_argmax));
+}
+#endif
 
 }  // namespace openseg

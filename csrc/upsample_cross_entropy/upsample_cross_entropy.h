@@ -23,18 +23,18 @@ struct UpsampleCrossEntropy {
   int64_t ignore_index;
   float label_smoothing;
 
-  float*
-      log_sum_exp;  // [batch, out_height, out_width], written by the forward pass for the backward
+  // [batch, out_height, out_width], written by the forward pass for the backward
+  float* log_sum_exp = nullptr;
 
   // Forward only.
-  float* loss;      // [batch, out_height, out_width], or null
-  float* partials;  // [2, upsample_cross_entropy_partials], scratch
-  float* sums;      // [2]: of the losses, and of the weights of the pixels that count
+  float* loss = nullptr;      // [batch, out_height, out_width], or null
+  float* partials = nullptr;  // [2, upsample_cross_entropy_partials], scratch
+  float* sums = nullptr;      // [2]: of the losses, and of the weights of the pixels that count
 
   // Backward only.
-  const float* grad_loss;  // [batch, out_height, out_width], or one value for all pixels
-  bool grad_per_pixel;
-  void* grad_logits;  // as logits: dtype, shape and strides
+  const float* grad_loss = nullptr;  // [batch, out_height, out_width], or one value for all pixels
+  bool grad_per_pixel = false;
+  void* grad_logits = nullptr;  // as logits: dtype, shape and strides
 };
 
 }  // namespace openseg

@@ -35,6 +35,19 @@ def cpp_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dty
     return None
 
 
+def cuda_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> str | None:
+    """Why the CUDA kernel (`kernel` is None when it is not in the binary) cannot take `tensor`."""
+    if kernel is None:
+        return _ext.reason or "the binary has no such operator: build it again"
+    if not _ext.with_cuda:
+        return "the binary was built without CUDA: set OPENSEG_CUDA=1 and build it again"
+    if tensor.device.type != "cuda" or torch.version.cuda is None:
+        return f"it serves tensors of NVIDIA GPUs, this one is on {tensor.device}"
+    if tensor.dtype not in dtypes:
+        return f"it serves {', '.join(map(str, dtypes))}, this tensor is {tensor.dtype}"
+    return None
+
+
 def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> str:
     """The backend for one call; `obstacles` is ordered, fastest first.
 

@@ -40,7 +40,7 @@ def dtypes() -> dict[str, int]:
 @cache
 def call_struct(operator: str, name: str) -> type[ctypes.Structure]:
     """The struct `name` of csrc/<operator>/<operator>.h."""
-    header = re.sub(r"//.*", "", (CSRC / operator / f"{operator}.h").read_text())
+    header = re.sub(r"//.*| = \w+", "", (CSRC / operator / f"{operator}.h").read_text())
     body = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.S)[1]
     fields = []
     for declaration in filter(None, map(str.strip, body.split(";"))):

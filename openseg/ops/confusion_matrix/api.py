@@ -39,7 +39,7 @@ def confusion_matrix(
         target: labels of the same shape, uint8, int32 or int64; `ignore_index` does not count.
         num_classes: K.
         ignore_index: any integer, a class as well.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "cuda", "cpp" or "reference".
 
     Returns:
         int64 [K, K] on the device of `target`; row = target, column = prediction.
@@ -60,9 +60,13 @@ def confusion_matrix(
         )
     if num_classes < 1:
         raise ValueError(f"confusion_matrix: num_classes must be positive, got {num_classes}")
-    obstacles = {"cpp": _backend.cpp_obstacle(_KERNEL, target, _DTYPES), "reference": None}
+    obstacles = {
+        "cuda": _backend.cuda_obstacle(_KERNEL, target, _DTYPES),
+        "cpp": _backend.cpp_obstacle(_KERNEL, target, _DTYPES),
+        "reference": None,
+    }
     chosen = _backend.choose("confusion_matrix", backend, obstacles)
-    run = _KERNEL if chosen == "cpp" else reference.confusion_matrix
+    run = _KERNEL if chosen != "reference" else reference.confusion_matrix
     matrix, invalid = run(prediction, target, num_classes, ignore_index)
     if torch.compiler.is_compiling():
         torch._assert_async(invalid[0] == 0, "confusion_matrix: a label is out of range")

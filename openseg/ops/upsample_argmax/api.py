@@ -37,7 +37,7 @@ def upsample_argmax(
         size: (H, W) of the result, larger or smaller than (h, w).
         confidence: also return the softmax probability of the label.
         align_corners: as in `torch.nn.functional.interpolate`.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "cuda", "cpp" or "reference".
 
     Returns:
         labels [B, H, W], uint8 for K <= 256, else int64; the smallest index among equal values.
@@ -51,10 +51,11 @@ def upsample_argmax(
     if len(size) != 2 or size[0] < 1 or size[1] < 1:
         raise ValueError(f"upsample_argmax: size must be (H, W), both positive, got {size}")
     obstacles = {
+        "cuda": _backend.cuda_obstacle(_KERNEL, logits, _KERNEL_DTYPES),
         "cpp": _backend.cpp_obstacle(_KERNEL, logits, _KERNEL_DTYPES),
         "reference": None,
     }
     chosen = _backend.choose("upsample_argmax", backend, obstacles)
-    run = _KERNEL if chosen == "cpp" else reference.upsample_argmax
+    run = _KERNEL if chosen != "reference" else reference.upsample_argmax
     labels, probability = run(logits.detach(), tuple(size), align_corners, confidence)
     return (labels, probability) if confidence else labels

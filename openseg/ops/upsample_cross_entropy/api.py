@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from openseg.ops import _backend
-from openseg.ops.upsample_cross_entropy import reference
+from openseg.ops.upsample_cross_entropy import autograd, reference
 
 
 def upsample_cross_entropy(
@@ -33,7 +33,7 @@ def upsample_cross_entropy(
         ignore_index: label of the pixels without loss and gradient.
         label_smoothing: in [0, 1], the share of the uniform distribution in the target.
         reduction: "mean", or "none" for the loss of each pixel.
-        backend: "auto" or "reference".
+        backend: "auto", "cuda" or "reference".
 
     Returns:
         A scalar, or [B, H, W] for "none", in float32 (float64 for float64 logits).
@@ -58,7 +58,10 @@ def upsample_cross_entropy(
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
-    _backend.choose("upsample_cross_entropy", backend, {"reference": None})
-    return reference.upsample_cross_entropy(
-        logits, target, align_corners, weight, ignore_index, label_smoothing, reduction
-    )
+    obstacles = {
+        "cuda": _backend.cuda_obstacle(autograd.FORWARD, logits, autograd.DTYPES),
+        "reference": None,
+    }
+    chosen = _backend.choose("upsample_cross_entropy", backend, obstacles)
+    run = (reference if chosen == "reference" else autograd).upsample_cross_entropy
+    return run(logits, target, align_corners, weight, ignore_index, label_smoothing, reduction)
