@@ -69,6 +69,72 @@ __device__ inline float log_fast(float x) {
   return __logf(x);
 }
 
+// d += a b on the tensor cores: a is 16 x 16, b 16 x 8, of T = bfloat16 or float16; d is float32.
+// With g = lane / 4 and t = lane % 4, a lane holds, two to a register and the lower column or row
+// first:
+//   a: rows g, g + 8, g, g + 8 of columns 2t, 2t + 1, the latter two of columns 2t + 8, 2t + 9
+//   b: rows 2t, 2t + 1 and 2t + 8, 2t + 9 of column g
+//   d: columns 2t, 2t + 1 of row g, then of row g + 8
+template <typename T>
+__device__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
+template <>
+__device__ inline void mma<bfloat16>(float (&d)[4], const uint32_t (&a)[4],
+                                     const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <>
+__device__ inline void mma<float16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Four 8 x 8 matrices of 16-bit numbers from shared memory: lane 8m + r names row r of matrix m, 16
+// aligned bytes. Register m becomes columns 2t, 2t + 1 of row g of matrix m, or, transposed, rows
+// 2t, 2t + 1 of column g.
+template <bool transposed>
+__device__ void load_matrices(uint32_t (&to)[4], const void* row) {
+  const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+  if constexpr (transposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(address)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(address)
+                 : "memory");
+  }
+}
+
+// Starts a copy of 16 aligned bytes to shared memory; zeros where not `valid`, and nothing is read.
+// They are there once their group, closed by commit_copies, has been waited for.
+__device__ inline void copy_async(void* to, const void* from, bool valid) {
+  asm volatile(
+      "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)),
+      "l"(from), "r"(valid ? 16 : 0)
+      : "memory");
+}
+
+__device__ inline void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+// Waits until no more than `groups` of this thread's last groups are under way.
+template <int groups>
+__device__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
+}
+
 // Carves the dynamic shared memory of a block into arrays, each aligned to 16 bytes. On the host,
 // the same calls on SharedMemory(nullptr) tell how much to ask for at the launch.
 class SharedMemory {

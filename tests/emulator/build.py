@@ -31,7 +31,7 @@ MODES = {
     "asan": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "race": ["-O1", "-DEMULATOR_RACES"],
 }
-RUNTIME = [HERE / "emulator.cpp", HERE / "launchers.cpp"]
+RUNTIME = [HERE / "emulator.cpp", HERE / "launchers.cpp", HERE / "primitives.cu"]
 
 
 def kernel_sources() -> list[Path]:
@@ -52,20 +52,23 @@ def _object(source: Path, text: str, mode: str) -> Path:
     flags = [*COMMON, *MODES[mode]]
     if mode == "race" and source.suffix == ".cu":
         flags.append("-fsanitize=thread")
-    flags += WARNINGS if text == source.read_text() else ["-w"]
+    changed = text != source.read_text()
+    flags += ["-w"] if changed else WARNINGS
     key = hashlib.sha256(headers_hash() + " ".join([COMPILER, *flags, text]).encode())
     result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
     if not result.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
+        if changed:
+            source = result.with_suffix(source.suffix)
+            source.write_text(text)
         partial = result.with_suffix(f".{os.getpid()}.partial")
-        located = f'#line 1 "{source}"\n{text}'
-        run([COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), "-"], located)
+        run([COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), str(source)])
         partial.replace(result)
     return result
 
 
-def run(command: list[str], stdin: str = "") -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout

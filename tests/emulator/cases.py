@@ -4,12 +4,24 @@
 They need NumPy alone, so that a sanitizer's process starts in no time.
 """
 
+import ctypes
 import itertools
 
 import numpy as np
 
 from tests.emulator import arrays
 from tests.emulator.kernels import Kernels
+
+
+def check_primitives(kernels: Kernels) -> None:
+    random = np.random.default_rng(0)
+    for dtype, valid in itertools.product(("bfloat16", "float16"), (32, 24)):
+        a, b = random.integers(-8, 9, (16, valid)), random.integers(-8, 9, (32, 8))
+        c = np.full((16, 8), np.nan, np.float32)
+        stored = [arrays.encode(x.astype(np.float64), dtype) for x in (a, b)]
+        pointers = [ctypes.c_void_p(x.ctypes.data) for x in (*stored, c)]
+        kernels.call_plainly("product", *pointers, valid, dtype == "bfloat16")
+        assert np.array_equal(c, a @ b[:valid])
 
 
 def check_confusion_matrix(kernels: Kernels) -> None:

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "race.h"
 
@@ -51,6 +52,12 @@ struct Warp {
   void* operands[32];
 };
 
+// The asynchronous copies of a thread, in the order of their issue.
+struct Copies {
+  std::vector<Copy> pending;
+  int64_t group;  // the one that is open
+};
+
 struct Array {
   char* allocation;
   int64_t bytes;
@@ -64,6 +71,7 @@ struct {
 char* stacks;
 Fiber fibers[max_threads];
 Warp warps[max_threads / 32];
+Copies copies[max_threads];
 Array arrays[max_arrays];
 int array_count;
 int64_t shared_left;
@@ -151,6 +159,9 @@ void fiber_main() {
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_bottom, &scheduler_size);
 #endif
   kernel_entry(kernel_call);
+  if (!copies[current].pending.empty()) {
+    fail_in_kernel("returns with ", copies[current].pending.size(), " copies under way");
+  }
   fibers[current].state = State::done;
   to_scheduler();
   std::abort();
@@ -225,6 +236,7 @@ void run_block(int64_t shared_bytes) {
   block_phase = 0;
   for (int thread = 0; thread < threads; ++thread) {
     start_fiber(thread);
+    copies[thread] = {};
     warps[thread / 32] = {};
   }
   for (int left = threads; left > 0 && error.empty();) {
@@ -292,6 +304,92 @@ void* shared_array(int64_t bytes) {
   return allocation + alignment;
 }
 
+void issue_copy(const Copy& copy) {
+  copies[current].pending.push_back(copy);
+  copies[current].pending.back().group = copies[current].group;
+  ASAN_POISON_MEMORY_REGION(copy.to, sizeof(Piece));
+}
+
+bool take_arrived_copy(int groups, Copy* copy) {
+  auto& [pending, group] = copies[current];
+  if (pending.empty() || pending.front().group >= group - groups) {
+    return false;
+  }
+  *copy = pending.front();
+  pending.erase(pending.begin());
+  ASAN_UNPOISON_MEMORY_REGION(copy->to, sizeof(Piece));
+  return true;
+}
+
+namespace {
+
+float half_of(uint32_t pair, int index, bool is_bfloat16) {
+  const uint16_t bits = (uint16_t)(pair >> 16 * index);
+  return is_bfloat16 ? float_from_bits((uint32_t)bits << 16) : to_float(float16{bits});
+}
+
+// Sums in double and rounds once; tensor cores add in an order of their own.
+void combine_mma(void* const* lanes, bool is_bfloat16) {
+  double a[16][16];
+  double b[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto& mine = operand_of<Fragments>(lanes, lane);
+    const int g = lane / 4;
+    const int t = lane % 4;
+    for (int e = 0; e < 8; ++e) {
+      a[g + 8 * (e / 2 % 2)][2 * t + e % 2 + 8 * (e / 4)] =
+          half_of(mine.a[e / 2], e % 2, is_bfloat16);
+    }
+    for (int e = 0; e < 4; ++e) {
+      b[2 * t + e % 2 + 8 * (e / 2)][g] = half_of(mine.b[e / 2], e % 2, is_bfloat16);
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    auto& mine = operand_of<Fragments>(lanes, lane);
+    for (int e = 0; e < 4; ++e) {
+      double sum = mine.d[e];
+      for (int k = 0; k < 16; ++k) {
+        sum += a[lane / 4 + 8 * (e / 2)][k] * b[k][2 * (lane % 4) + e % 2];
+      }
+      mine.d[e] = (float)sum;
+    }
+  }
+}
+
+void combine_rows(void* const* lanes, bool transposed) {
+  uint16_t matrices[4][8][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    std::memcpy(matrices[lane / 8][lane % 8], &operand_of<Fragments>(lanes, lane).row, 16);
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    const int g = lane / 4;
+    const int t = lane % 4;
+    for (int m = 0; m < 4; ++m) {
+      const uint16_t low = transposed ? matrices[m][2 * t][g] : matrices[m][g][2 * t];
+      const uint16_t high = transposed ? matrices[m][2 * t + 1][g] : matrices[m][g][2 * t + 1];
+      operand_of<Fragments>(lanes, lane).a[m] = (uint32_t)high << 16 | low;
+    }
+  }
+}
+
+}  // namespace
+
+void combine_mma_bfloat16(void* const* lanes) {
+  combine_mma(lanes, true);
+}
+
+void combine_mma_float16(void* const* lanes) {
+  combine_mma(lanes, false);
+}
+
+void combine_matrices(void* const* lanes) {
+  combine_rows(lanes, false);
+}
+
+void combine_transposed_matrices(void* const* lanes) {
+  combine_rows(lanes, true);
+}
+
 void run(dim3 grid, int block_threads, int64_t shared_bytes, void (*entry)(const void*),
          const void* call) {
   OPENSEG_CHECK(block_threads > 0 && block_threads <= max_threads && block_threads % 32 == 0,
@@ -345,6 +443,10 @@ void sync_block(int line) {
 void sync_warp(int line) {
   collective("sync_warp", line, nullptr, [](void* const*) { ++warps[current / 32].phase; });
   place.warp_phase = warps[current / 32].phase;
+}
+
+void commit_copies() {
+  ++copies[current].group;
 }
 
 void atomic_add(uint32_t* address, uint32_t value) {

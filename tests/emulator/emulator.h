@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "common/check.h"
 #include "common/dtype.h"
@@ -36,6 +37,32 @@ void collective(const char* name, int line, void* operand, void (*combine)(void*
 void* shared_array(int64_t bytes);
 void run(dim3 grid, int threads, int64_t shared_bytes, void (*entry)(const void*),
          const void* call);
+
+struct alignas(16) Piece {
+  uint32_t words[4];
+};
+
+struct Copy {
+  Piece* to;
+  Piece piece;
+  int64_t group;
+};
+
+void issue_copy(const Copy& copy);
+bool take_arrived_copy(int groups, Copy* copy);
+
+// One lane's part of mma or load_matrices.
+struct Fragments {
+  uint32_t a[4];
+  uint32_t b[2];
+  float d[4];
+  Piece row;
+};
+
+void combine_mma_bfloat16(void* const* lanes);
+void combine_mma_float16(void* const* lanes);
+void combine_matrices(void* const* lanes);
+void combine_transposed_matrices(void* const* lanes);
 
 template <typename Operand>
 Operand& operand_of(void* const* lanes, int lane) {
@@ -95,6 +122,48 @@ inline float exp_fast(float x) {
 
 inline float log_fast(float x) {
   return std::log(x);
+}
+
+template <typename T>
+void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+         int line = __builtin_LINE()) {
+  emulator::Fragments mine;
+  std::memcpy(mine.a, a, sizeof a);
+  std::memcpy(mine.b, b, sizeof b);
+  std::memcpy(mine.d, d, sizeof d);
+  emulator::collective(
+      "mma", line, &mine,
+      std::is_same_v<T, bfloat16> ? emulator::combine_mma_bfloat16 : emulator::combine_mma_float16);
+  std::memcpy(d, mine.d, sizeof d);
+}
+
+template <bool transposed>
+void load_matrices(uint32_t (&to)[4], const void* row, int line = __builtin_LINE()) {
+  emulator::Fragments mine;
+  mine.row = *static_cast<const emulator::Piece*>(row);
+  emulator::collective(
+      "load_matrices", line, &mine,
+      transposed ? emulator::combine_transposed_matrices : emulator::combine_matrices);
+  std::memcpy(to, mine.a, sizeof to);
+}
+
+// Pessimistic: the old contents are lost at once, the new ones arrive when they are waited for.
+inline void copy_async(void* to, const void* from, bool valid) {
+  emulator::Copy copy{static_cast<emulator::Piece*>(to), {}, 0};
+  if (valid) {
+    copy.piece = *static_cast<const emulator::Piece*>(from);
+  }
+  *copy.to = {{~0u, ~0u, ~0u, ~0u}};
+  emulator::issue_copy(copy);
+}
+
+void commit_copies();
+
+template <int groups>
+void wait_for_copies() {
+  for (emulator::Copy copy; emulator::take_arrived_copy(groups, &copy);) {
+    *copy.to = copy.piece;
+  }
 }
 
 // Every array is an allocation of its own, aligned to 16 bytes and no more, filled with NaN.

@@ -64,14 +64,18 @@ class Kernels:
 
     def call(self, launcher: str, operator: str, struct: str, **fields: Any) -> None:
         """Calls `launcher`; arrays are passed as pointers, dtypes as `np.dtype` or by name."""
-        self._library.emulator_configure(*self._configuration)
         call_type = call_struct(operator, struct)
         missing = {name for name, _ in call_type._fields_} ^ fields.keys()
         assert not missing, f"{struct} and the call differ in {missing}"
         call = call_type(**{name: _plain(value) for name, value in fields.items()})
+        self.call_plainly(launcher, ctypes.byref(call))
+
+    def call_plainly(self, launcher: str, *arguments: Any) -> None:
+        """The same for a launcher whose arguments are those of a C function."""
+        self._library.emulator_configure(*self._configuration)
         function = getattr(self._library, launcher)
         function.restype = ctypes.c_char_p
-        message = function(ctypes.byref(call))
+        message = function(*arguments)
         if message is not None:
             raise KernelError(self._with_lines(message.decode()))
 

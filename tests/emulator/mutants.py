@@ -25,6 +25,55 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
+        "primitives",
+        "copies not waited for",
+        "asan",
+        ASAN,
+        "  wait_for_copies<1>();\n",
+        "",
+    ),
+    Mutant(
+        "primitives",
+        "copies of other lanes not waited for",
+        "race",
+        RACE_WRITE,
+        "  wait_for_copies<1>();\n  sync_warp();",
+        "  wait_for_copies<1>();",
+    ),
+    Mutant(
+        "primitives",
+        "columns that are not there",
+        "asan",
+        ASAN,
+        "column < product.valid",
+        "true",
+    ),
+    Mutant(
+        "primitives",
+        "matrix not transposed",
+        "plain",
+        VALUES,
+        "load_matrices<true>",
+        "load_matrices<false>",
+    ),
+    Mutant(
+        "primitives",
+        "copies left behind",
+        "plain",
+        "copies under way",
+        "  wait_for_copies<0>();\n",
+        "",
+    ),
+    Mutant(
+        "primitives",
+        "a lane that leaves early",
+        "plain",
+        "no thread can go on",
+        "  commit_copies();\n  wait_for",
+        "  if (lane == 31) {\n    wait_for_copies<-1>();\n    return;\n  }\n"
+        "  commit_copies();\n  wait_for",
+    ),
+    Mutant(
         "confusion_matrix",
         "no barrier after clearing",
         "race",

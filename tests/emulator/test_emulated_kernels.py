@@ -13,7 +13,7 @@ from tests.emulator import build, cases
 from tests.emulator.kernels import Kernels
 from tests.emulator.mutants import MUTANTS, Mutant
 
-OPERATORS = sorted({source.parts[-3] for source in build.kernel_sources()})
+OPERATORS = ["primitives", *sorted({source.parts[-3] for source in build.kernel_sources()})]
 
 pytestmark = pytest.mark.skipif(
     shutil.which(build.COMPILER) is None or os.uname().machine != "x86_64",
@@ -41,6 +41,8 @@ def test_no_errors_of_memory(operator: str) -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.operator}-{m.mistake}")
 def test_mutant_is_caught(mutant: Mutant) -> None:
     source = build.ROOT / "csrc" / mutant.operator / "cuda" / f"{mutant.operator}.cu"
+    if mutant.operator == "primitives":
+        source = build.HERE / "primitives.cu"
     text = source.read_text()
     assert text.count(mutant.old) == 1
     broken = build.library(mutant.mode, {source: text.replace(mutant.old, mutant.new)})
