@@ -5,10 +5,13 @@ Objects are kept in build/emulator under a hash of all that they depend on, so t
 small change compiles one file.
 """
 
+import fcntl
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +50,20 @@ def headers_hash() -> bytes:
     return digest.digest()
 
 
+@contextmanager
+def made_once(result: Path) -> Iterator[Path | None]:
+    """Where to write what becomes `result`, or None where it is there; other processes wait."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with result.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if result.exists():
+            yield None
+            return
+        partial = result.with_suffix(".partial")
+        yield partial
+        partial.replace(result)
+
+
 def _object(source: Path, text: str, mode: str) -> Path:
     """The object of `source` with `text` in place of what the file holds."""
     flags = [*COMMON, *MODES[mode]]
@@ -56,14 +73,12 @@ def _object(source: Path, text: str, mode: str) -> Path:
     flags += ["-w"] if changed else WARNINGS
     key = hashlib.sha256(headers_hash() + " ".join([COMPILER, *flags, text]).encode())
     result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
-    if not result.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        if changed:
+    with made_once(result) as partial:
+        if partial is not None and changed:
             source = result.with_suffix(source.suffix)
             source.write_text(text)
-        partial = result.with_suffix(f".{os.getpid()}.partial")
-        run([COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), str(source)])
-        partial.replace(result)
+        if partial is not None:
+            run([COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), str(source)])
     return result
 
 
@@ -83,9 +98,8 @@ def library(mode: str, changed: dict[Path, str] | None = None) -> Path:
         objects = list(pool.map(_object, sources, texts, [mode] * len(sources)))
     key = hashlib.sha256(" ".join(map(str, objects)).encode())
     result = BUILD / f"kernels-{mode}-{key.hexdigest()[:16]}.so"
-    if not result.exists():
-        partial = result.with_suffix(f".{os.getpid()}.partial")
-        flags = MODES["asan"] if mode == "asan" else []
-        run([COMPILER, "-shared", *flags, "-o", str(partial), *map(str, objects)])
-        partial.replace(result)
+    with made_once(result) as partial:
+        if partial is not None:
+            flags = MODES["asan"] if mode == "asan" else []
+            run([COMPILER, "-shared", *flags, "-o", str(partial), *map(str, objects)])
     return result

@@ -7,7 +7,6 @@ and said nowhere but here.
 
 import hashlib
 import importlib.util
-import os
 import re
 import shutil
 from pathlib import Path
@@ -17,8 +16,16 @@ import pytest
 from tests.emulator import build
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
+PRIMITIVES_INSTRUCTIONS = (
+    "HMMA.16816.F32.BF16",
+    "HMMA.16816.F32 ",
+    "LDSM.16.M88.4",
+    "LDSM.16.MT88.4",
+    "LDGSTS.E.BYPASS.128",
+)
 NVCC = shutil.which("nvcc")
-SOURCES = build.kernel_sources()
+PRIMITIVES = build.HERE / "primitives.cu"
+SOURCES = [*build.kernel_sources(), PRIMITIVES]
 
 
 def find_cuobjdump() -> str | None:
@@ -38,8 +45,12 @@ def find_cuobjdump() -> str | None:
 CUOBJDUMP = find_cuobjdump()
 
 
-@pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
-@pytest.mark.skipif(CUOBJDUMP is None, reason="cuobjdump is in neither CUDA nor triton here")
+pytestmark = [
+    pytest.mark.skipif(NVCC is None, reason="nvcc is not installed"),
+    pytest.mark.skipif(CUOBJDUMP is None, reason="cuobjdump is in neither CUDA nor triton here"),
+]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_registers_suffice_and_float_sums_have_an_order(source: Path, architecture: str) -> None:
@@ -51,16 +62,19 @@ def test_registers_suffice_and_float_sums_have_an_order(source: Path, architectu
     assert not re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F(?:16|32|64)\S*", assembly)
 
 
+@pytest.mark.parametrize("instruction", PRIMITIVES_INSTRUCTIONS)
+def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
+    assert instruction in compiled(PRIMITIVES, "80")
+
+
 def compiled(source: Path, architecture: str) -> str:
     """Resources and instructions of one file, kept under a hash of all that they depend on."""
     flags = ["-std=c++20", "-O3", f"-I{build.ROOT / 'csrc'}", f"-arch=sm_{architecture}"]
     key = hashlib.sha256(build.headers_hash() + source.read_bytes() + " ".join(flags).encode())
     listing = build.BUILD / f"{source.stem}-sm_{architecture}-{key.hexdigest()[:16]}.sass"
-    if not listing.exists():
-        build.BUILD.mkdir(parents=True, exist_ok=True)
-        cubin = listing.with_suffix(f".{os.getpid()}.cubin")
-        build.run([NVCC, *flags, "-cubin", "-o", str(cubin), str(source)])
-        text = build.run([CUOBJDUMP, "-res-usage", "-sass", str(cubin)])
-        cubin.replace(listing.with_suffix(".cubin"))
-        listing.write_text(text)
+    with build.made_once(listing) as partial:
+        if partial is not None:
+            cubin = listing.with_suffix(".cubin")
+            build.run([NVCC, *flags, "-cubin", "-o", str(cubin), str(source)])
+            partial.write_text(build.run([CUOBJDUMP, "-res-usage", "-sass", str(cubin)]))
     return listing.read_text()
