@@ -11,7 +11,7 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int pixels = 16;  // of one thread in a row: for uint8 one load of 16 bytes
-constexpr int blocks_per_multiprocessor = 4;
+constexpr int blocks_per_multiprocessor = 3;
 
 struct Call {
   ConfusionMatrix count;
