@@ -22,10 +22,10 @@ def crc(*arrays):
 @pytest.mark.parametrize(
     ("size", "arguments", "index", "expected"),
     [
-        ((128, 128), {}, 0, 0xF30501FF),
-        ((128, 128), {}, 999, 0xB4ED587F),
-        ((96, 160), {"seed": 7, "split": "val"}, 3, 0x28173E10),
-        ((33, 47), {"split": "test"}, 5, 0xCA0E5D02),
+        ((128, 128), {}, 0, 0x1BCD8A62),
+        ((128, 128), {}, 999, 0x63B83E60),
+        ((96, 160), {"seed": 7, "split": "val"}, 3, 0x8BCBFEF2),
+        ((33, 47), {"split": "test"}, 5, 0x9D8EEB55),
     ],
 )
 def test_pixels_are_the_same_on_every_platform(size, arguments, index, expected):

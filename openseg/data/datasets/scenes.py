@@ -160,7 +160,7 @@ def _land(dice: _Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     way = np.maximum(y - horizon, 0) * 256 // (height - horizon)  # 0 far .. 255 near
     end_x = width * dice.integer(32, 224) // 256
     middle = vanishing_x + ((end_x - vanishing_x) * way >> 8) * way // 256
-    on_path = np.abs(x - middle) * 256 < height * (3 + way // 10)
+    on_path = np.abs(x - middle) * 256 < _unit(height, width) * (5 + way // 8)
 
     clouds = _CLOUDS + _stretches(dice, height, width)
     region = np.where(y < tops, clouds, np.where(y < foot, _WOOD, _FIELD))
@@ -169,6 +169,11 @@ def _land(dice: _Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     region[path] = _PATH
     shade[path] = 0
     return region, shade
+
+
+def _unit(height: int, width: int) -> int:
+    """The length that things are measured by: the mean side, but what fits into a panorama."""
+    return min(math.isqrt(height * width), height * 3 // 2, width * 3 // 2)
 
 
 def _stretches(dice: _Dice, height: int, width: int) -> np.ndarray:
@@ -199,8 +204,7 @@ def _add_meadow(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
 def _add_hut(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
     """A hut on the field, which tells nothing."""
     height, width = region.shape
-    unit = min(math.isqrt(height * width), height * 3 // 2, width * 3 // 2)
-    size = unit * dice.integer(18, 24) // 256  # half the width of the roof
+    size = _unit(height, width) * dice.integer(22, 28) // 256  # half the width of the roof
     left, floor = width * dice.integer(26, 230) // 256, height * dice.integer(180, 200) // 256
     y = floor - np.arange(height, dtype=np.int32)[:, None]  # upwards from the floor
     x = np.abs(np.arange(width, dtype=np.int32) - left)
