@@ -11,6 +11,7 @@ from openseg.layers.interlaced import InterlacedSelfAttention
 from openseg.layers.object_context import ObjectContext
 from openseg.layers.pooling import PyramidPooling
 from openseg.layers.self_attention import BaseObjectContext, SelfAttention
+from openseg.layers.upsample import upsample_like
 
 __all__ = [
     "AtrousBaseObjectContext",
@@ -25,4 +26,5 @@ __all__ = [
     "SegmentationHead",
     "SelfAttention",
     "set_activation",
+    "upsample_like",
 ]

@@ -4,10 +4,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openseg.layers.conv import ConvNormAct
+from openseg.layers.upsample import upsample_like
 
 
 class PooledContext(nn.Module):
@@ -23,12 +23,7 @@ class PooledContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, out, H, W]."""
-        return F.interpolate(
-            self.conv(self.pool(x)),
-            x.shape[2:],
-            mode="bilinear",
-            align_corners=self.align_corners,
-        )
+        return upsample_like(self.conv(self.pool(x)), x, self.align_corners)
 
 
 class PyramidPooling(nn.Module):

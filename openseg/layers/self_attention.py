@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from openseg import ops
 from openseg.layers.conv import ConvNormAct, two_convs
+from openseg.layers.upsample import upsample_like
 
 
 class SelfAttention(nn.Module):
@@ -42,16 +43,12 @@ class SelfAttention(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[2:]
+        small = F.max_pool2d(x, self.scale) if self.scale > 1 else x
+        query = self.query(small)
+        key = query if self.key is None else self.key(small)
+        context = self.project(ops.self_attention(query, key, self.value(small)))
         if self.scale > 1:
-            x = F.max_pool2d(x, self.scale)
-        query = self.query(x)
-        key = query if self.key is None else self.key(x)
-        context = self.project(ops.self_attention(query, key, self.value(x)))
-        if self.scale > 1:
-            context = F.interpolate(
-                context, size, mode="bilinear", align_corners=self.align_corners
-            )
+            context = upsample_like(context, x, self.align_corners)
         return context
 
 

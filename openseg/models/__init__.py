@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
+from openseg.models.ce2p import CE2PAspOCNet, CE2PAspOCRNet, CE2PBaseOCNet, CE2POCRNet
 from openseg.models.deeplabv3 import DeepLabV3
 from openseg.models.fcn import FCN
+from openseg.models.hrnet import HRNetV2
 from openseg.models.isanet import ISANet
 from openseg.models.ocnet import AspOCNet, BaseOCNet, BaseOCNetV2
 from openseg.models.ocrnet import AspOCRNet, OCRNet
@@ -23,6 +25,11 @@ _MODELS: dict[str, type[SegmentationModel]] = {
     "ocrnet": OCRNet,
     "asp_ocrnet": AspOCRNet,
     "isanet": ISANet,
+    "hrnet": HRNetV2,
+    "ce2p_base_ocnet": CE2PBaseOCNet,
+    "ce2p_asp_ocnet": CE2PAspOCNet,
+    "ce2p_ocrnet": CE2POCRNet,
+    "ce2p_asp_ocrnet": CE2PAspOCRNet,
 }
 _ALIASES = {
     "FCN-Stride8": "fcn",
@@ -35,6 +42,12 @@ _ALIASES = {
     "ASP-OCR": "asp_ocrnet",
     "Sparse OCNet": "isanet",
     "ISA": "isanet",
+    "HRNetV2": "hrnet",
+    "HRNetV2+OCR": "ocrnet",
+    "CE2P+BaseOC": "ce2p_base_ocnet",
+    "CE2P+ASPOC": "ce2p_asp_ocnet",
+    "CE2P+FastBaseOC": "ce2p_ocrnet",
+    "CE2P+FastAspOC": "ce2p_asp_ocrnet",
 }
 """Names in the published tables that differ by more than the case of letters."""
 
@@ -64,7 +77,7 @@ def create_model(
         name: one of `list_models()`, or the name the published tables have for it.
         backbone: one of `openseg.backbones.list_backbones()`.
         num_classes: K, the number of classes.
-        output_stride: 8 or 16; None is that of the published network.
+        output_stride: 8 or 16; None is that of the published network. HRNets have 4, always.
         in_channels: channels of the images.
         multi_grid: factors on the dilation of the blocks of the last stage; None is all ones.
         variant: which published form of the network, where there are several.
@@ -95,6 +108,7 @@ def create_model(
         in_channels=in_channels,
         multi_grid=multi_grid,
         uniform_dilation=variant in network.uniform_dilation,
+        align_corners=align_corners,
     )
     model = network(body, num_classes, variant=variant, align_corners=align_corners)
     model.arguments = arguments

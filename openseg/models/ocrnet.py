@@ -15,15 +15,30 @@ from openseg.models.base import SegmentationModel, SegmentationOutput
 
 
 class OCRNet(SegmentationModel):
-    """OCR block on 512 channels; the tables' FastBaseOCNet."""
+    """OCR block on 512 channels; the tables' FastBaseOCNet, and HRNetV2+OCR.
+
+    Variant "b" has half of the channels. Variant "hrnet", from the code of HRNet's authors, has a
+    1×1 convolution in the auxiliary head and no biases in the block.
+    """
+
+    variants = ("openseg", "b", "hrnet")
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, num_classes, **options)
         aux, main = self.feature_channels
-        self.reduce = ConvNormAct(main, 512, 3)
-        self.context = ObjectContext(512, 256, 512)
-        self.classifier = nn.Conv2d(512, num_classes, 1)
-        self.aux_head = SegmentationHead(aux, 512, num_classes, dropout=0.05)
+        one_map = len(backbone.channels) == 1  # HRNet, whose auxiliary heads have no dropout
+        width = 256 if self.variant == "b" else 512
+        bias = self.variant != "hrnet"
+        self.reduce = ConvNormAct(main, width, 3)
+        self.context = ObjectContext(width, width // 2, width, bias=bias, value_bias=bias)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.aux_head = SegmentationHead(
+            aux,
+            aux if one_map and self.variant != "b" else width,
+            num_classes,
+            kernel_size=1 if self.variant == "hrnet" else 3,
+            dropout=0.0 if one_map else 0.05,
+        )
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         aux, main = self.features(images)
@@ -44,11 +59,20 @@ class AspOCRNet(SegmentationModel):
         super().__init__(backbone, num_classes, **options)
         aux, main = self.feature_channels
         wide = self.variant == "wide"
+        one_map = len(backbone.channels) == 1
         width = 512 if wide else 256
         self.reduce = ConvNormAct(main, 512, 3) if wide else nn.Identity()
-        self.context = AtrousObjectContext(512 if wide else main, width, width, bias=not wide)
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-        self.aux_head = SegmentationHead(aux, 512, num_classes)
+        self.context = AtrousObjectContext(
+            512 if wide else main,
+            width,
+            width,
+            dilations=(24, 48, 72) if one_map else (12, 24, 36),  # as far at twice the resolution
+            bias=not wide,
+        )
+        self.classifier = nn.Conv2d(width, num_classes, 1, bias=not one_map)
+        self.aux_head = SegmentationHead(
+            aux, 512, num_classes, dropout=0.0 if one_map else 0.1, bias=not one_map
+        )
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         aux, main = self.features(images)

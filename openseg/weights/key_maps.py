@@ -54,6 +54,19 @@ def _atrous(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
+def _ce2p() -> dict[str, str]:
+    """Everything but the context."""
+    return (
+        _row("edgelayer.{conv1|conv2|conv3}", "edges.{reduce.0|reduce.1|reduce.2}", _CONV)
+        | _row("edgelayer.{conv4|conv5}", "edges.{classifier|fuse}")
+        | _row("decoder.{conv1|conv2}", "decoder.{reduce|reduce_first}", _CONV)
+        | _row("decoder.conv3", "decoder.fuse", _TWO_CONVS)
+        | _row("decoder.conv4", "decoder.classifier")
+        | _row("cls", "head", _HEAD_WITHOUT_DROPOUT)
+        | _row("dsn", "aux_head", _HEAD)
+    )
+
+
 def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
     return (
         _row(theirs + ".context", ours + ".context.reduce", _CONV)
@@ -62,7 +75,16 @@ def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
-_OPENSEG_BACKBONE = {"backbone.resinit.*": "backbone.stem.*", "backbone.*": "backbone.*"}
+_BLOCK = ".{mod2|mod3|mod4|mod5|mod6|mod7}.{block1|block2|block3|block4|block5|block6}"
+_OPENSEG_BACKBONE = {
+    "backbone.resinit.*": "backbone.stem.*",
+    "backbone.*": "backbone.*",
+    # The wide ResNet, whose norms include the activation:
+    f"backbone{_BLOCK}.{{bn1|convs.bn2|convs.bn3}}": (
+        f"backbone{_BLOCK}.{{bn1.norm|convs.bn2.norm|convs.bn3.norm}}"
+    ),
+    "backbone.bn_out": "backbone.bn_out.norm",
+}
 
 OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
     "fcn": _row("{cls_head|dsn_head}", "{head|aux_head}", _HEAD),
@@ -93,12 +115,20 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _object_context("spatial_ocr_head", "context")
         | _row("head", "classifier")
         | _row("dsn_head", "aux_head", _HEAD)
+        # and on HRNet:
+        | _row("conv3x3", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
     "asp_ocrnet": (
         _asp_ocr("asp_ocr_head", "context")
-        | _row("head", "classifier")
+        | _row("{head|cls_head}", "{classifier|classifier}")
         | _row("dsn_head", "aux_head", _HEAD)
+        | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
+    "hrnet": _row("cls_head", "head", _HEAD),
+    "ce2p_asp_ocrnet": _asp_ocr("asp_ocr_head", "context") | _ce2p(),
     "isanet": (
         _row("isa_head", "reduce", _CONV)
         | {
@@ -143,9 +173,27 @@ OCNET_PYTORCH: dict[str, dict[str, str]] = {
 }
 """Networks of OCNet.pytorch, whose backbone has no name of its own; always InPlaceABN."""
 
+_FLAT_HRNET = {
+    "{conv1|conv2|bn1|bn2}": "backbone.{conv1|conv2|bn1|bn2}",
+    "{layer1|stage2|stage3|stage4}.*": "backbone.{layer1|stage2|stage3|stage4}.*",
+    "{transition1|transition2|transition3}.*": ("backbone.{transition1|transition2|transition3}.*"),
+}
+
+HRNET: dict[str, dict[str, str]] = {
+    "hrnet": _row("last_layer", "head", _HEAD),
+    "ocrnet": (
+        _row("conv3x3_ocr", "reduce", _CONV)
+        | _object_context("ocr_distri_head", "context")
+        | _row("cls_head", "classifier")
+        | _row("aux_head", "aux_head", _HEAD)
+    ),
+}
+"""Networks of HRNet-Semantic-Segmentation, in our variant "hrnet"; never InPlaceABN."""
+
 _SOURCES = {
     "openseg.pytorch": (_OPENSEG_BACKBONE, OPENSEG_PYTORCH, True),
     "ocnet.pytorch": (_FLAT_RESNET, OCNET_PYTORCH, True),
+    "hrnet": (_FLAT_HRNET, HRNET, False),
 }
 
 
@@ -154,12 +202,15 @@ class KeyMap:
     """Names of one network in one published code.
 
     names: foreign module name -> ours. inplace_abn: a head norm directly under its number (and
-    not in a Sequential of norm and activation) is InPlaceABN.
+    not in a Sequential of norm and activation) is InPlaceABN. scope: what our names start with
+    that the checkpoint has to fill. ignored: beginnings of keys that are not wanted.
     """
 
     source: str
     names: Mapping[str, str]
-    inplace_abn: bool
+    inplace_abn: bool = False
+    scope: str = ""
+    ignored: tuple[str, ...] = ("loss.",)
 
     def module(self, name: str) -> str | None:
         """Our name of a foreign module, or None."""
@@ -179,6 +230,31 @@ def key_maps(network: str) -> list[KeyMap]:
         KeyMap(source, _expand(backbone | networks[network]), inplace_abn)
         for source, (backbone, networks, inplace_abn) in _SOURCES.items()
         if network in networks
+    ]
+
+
+_STEM = "{conv1|bn1|conv2|bn2|conv3|bn3}"
+_LAYERS = {"{layer1|layer2|layer3|layer4}.*": "{layer1|layer2|layer3|layer4}.*"}
+_CLASSIFIERS = ("fc.", "classifier.", "final_layer.", "incre_modules.", "downsamp_modules.")
+
+IMAGENET: tuple[dict[str, str], ...] = (
+    {_STEM: f"stem.{_STEM}"} | _LAYERS,  # torchvision; and CSAIL, whose stem is deep
+    {"{conv1.0|conv1.1|conv1.3|conv1.4|conv1.6|bn1}": f"stem.{_STEM}"} | _LAYERS,  # timm, deep
+    {"*": "*"},  # HRNet's authors
+)
+"""Classification networks, for a backbone."""
+
+
+def imagenet_maps(scope: str) -> list[KeyMap]:
+    """The key maps that fill a backbone alone; our names of it start with `scope`."""
+    return [
+        KeyMap(
+            "imagenet",
+            {theirs: scope + ours for theirs, ours in _expand(rows).items()},
+            scope=scope,
+            ignored=_CLASSIFIERS,
+        )
+        for rows in IMAGENET
     ]
 
 

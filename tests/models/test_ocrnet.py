@@ -14,6 +14,16 @@ def test_equals_the_published_network():
     assert_equals_golden("ocrnet_r101", ("aux", "main"), name="ocrnet")
 
 
+def test_on_hrnet_equals_the_published_network():
+    arguments = {"name": "ocrnet", "backbone": "hrnet_w48"}
+    assert_equals_golden("hrnet_w48_ocr", ("aux", "main"), **arguments)
+
+
+def test_on_hrnet_equals_the_network_of_its_authors():
+    arguments = {"name": "ocrnet", "backbone": "hrnet_w48", "variant": "hrnet"}
+    assert_equals_golden("hrnet_w48_ocr_hrnetrepo", ("aux", "main"), **arguments)
+
+
 class TestAspOCRNet(ModelContract):
     name = "asp_ocrnet"
 
@@ -22,6 +32,10 @@ def test_parameters():
     assert parameters(name="ocrnet") == 57_988_838
     assert parameters(name="asp_ocrnet") == 67_256_166
     assert parameters(name="asp_ocrnet", variant="wide") == 68_478_950
+    hrnet = {"backbone": "hrnet_w48"}
+    assert parameters(name="ocrnet", **hrnet) == 74_522_182
+    assert parameters(name="ocrnet", variant="b", **hrnet) == 68_952_550
+    assert parameters(name="asp_ocrnet", **hrnet) == 75_977_664
 
 
 def test_the_main_loss_reaches_the_auxiliary_head():

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+
+from openseg import create_model, load_weights
+from openseg.backbones import create_backbone
+
+
+def test_parameters():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in create_backbone("wide_resnet38").parameters()) == 105_070_912
+
+
+@pytest.mark.parametrize("side", [65, 64])
+def test_four_maps_of_stride_8(side):
+    with torch.device("meta"):
+        backbone = create_backbone("wide_resnet38", in_channels=4)
+        maps = backbone(torch.empty(1, 4, side, side))
+    size = (side + 7) // 8
+    assert [tuple(m.shape) for m in maps] == [(1, c, size, size) for c in backbone.channels]
+
+
+def test_dilations():
+    with torch.device("meta"):
+        body = create_backbone("wide_resnet38")
+    for name, dilation in {"mod3": 1, "mod4": 1, "mod5": 2, "mod6": 4, "mod7": 4}.items():
+        convs = [m for m in getattr(body, name).modules() if isinstance(m, torch.nn.Conv2d)]
+        assert {c.dilation[0] for c in convs if c.kernel_size == (3, 3)} == {dilation}
+
+
+@pytest.mark.parametrize("options", [{"output_stride": 16}, {"multi_grid": [1, 2, 4]}])
+def test_options_of_resnets_are_refused(options):
+    with pytest.raises(ValueError, match="wide_resnet38 must"):
+        create_backbone("wide_resnet38", **options)
+
+
+# Loading into tensors without storage warns that it does nothing; the names are what counts here.
+@pytest.mark.filterwarnings("ignore:for .*non-meta")
+def test_published_names():
+    """Of FCN: a norm that includes its activation is one module there, ours has it as `norm`."""
+    with torch.device("meta"):
+        model = create_model("fcn", backbone="wide_resnet38", num_classes=2)
+    rename = {"head.conv.conv": "cls_head.0", "head.conv.norm": "cls_head.1"}
+    rename |= {"head.classifier": "cls_head.3"}
+    rename |= {f"aux_{ours}": theirs.replace("cls", "dsn") for ours, theirs in rename.items()}
+    published = {}
+    for key, value in model.state_dict().items():
+        module, _, parameter = key.rpartition(".")
+        module = rename.get(module, module).removesuffix(".norm")
+        if parameter != "num_batches_tracked":
+            published[f"{module}.{parameter}"] = value
+    report = load_weights(model, published)
+    assert len(report.loaded) == len(published)
+    assert model.backbone.mod4.block1.bn1.activation.negative_slope == 0.01
