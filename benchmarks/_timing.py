@@ -5,6 +5,7 @@ The floor of a case is the larger of its bytes over the measured copy bandwidth 
 the measured matmul rate, both measured in the same run with the same number of threads.
 """
 
+import ctypes
 import datetime
 import json
 import platform
@@ -45,8 +46,6 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int:
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-    import ctypes
 
     ctypes.CDLL(None).malloc_trim(0)
     done = threading.Event()
