@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import _timing
 import torch
 import torch.nn.functional as F
 
-import _timing
 from openseg import ops
 
 
