@@ -147,7 +147,7 @@ def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo)
             f"expected: one for each class of {info.name} ({', '.join(info.classes)})"
         )
     outputs = _aux_outputs(model)
-    if set(loss.aux_weights) != outputs:
+    if not outputs <= loss.aux_weights.keys():
         raise ConfigError(
             f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
             f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
