@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Operators against the usual formulations, in one run: `python -m benchmarks.bench_ops`.
+"""Operators against the usual formulations, in one run: `python benchmarks/bench_ops.py`.
 
 The result is checked first, and no speed is printed for a wrong one. `--record` appends the figures
 to benchmarks/results/.
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import _timing
 import torch
 import torch.nn.functional as F
 
-from benchmarks import _timing
 from openseg import ops
 
 
@@ -135,8 +135,8 @@ def measure(operator: str, case: Case, device: str, floors: tuple[float, float])
         "operator": operator,
         "case": case.name,
         "threads": torch.get_num_threads(),
-        "ours": _timing.median_seconds(case.ours, device),
-        "peers": {name: _timing.median_seconds(peer, device) for name, peer in case.peers.items()},
+        "ours": _timing.median_seconds(case.ours),
+        "peers": {name: _timing.median_seconds(peer) for name, peer in case.peers.items()},
         "floor": max(case.bytes / bandwidth, case.flops / rate),
         "peak": _timing.peak_bytes(case.ours, device),
         "peer_peaks": {name: _timing.peak_bytes(peer, device) for name, peer in case.peers.items()},

@@ -80,7 +80,7 @@ def test_overrides_change_the_way_of_inference(trained, tmp_path, monkeypatch):
 def test_another_configuration_gives_the_data(trained, tmp_path, monkeypatch, capsys):
     _, checkpoint = trained
     words = "data.scene_size=[32,32]", "data.scene_val_length=2", "data.workers=0", "device=cpu"
-    run_main(monkeypatch, checkpoint, "--cfg", "scenes/ocrnet_r18", "--output", tmp_path, *words)
+    run_main(monkeypatch, checkpoint, "--cfg", "scenes/demo", "--output", tmp_path, *words)
     assert np.sum(json.loads((tmp_path / "metrics.json").read_text())["confusion"]) <= 2 * 32 * 32
 
 
@@ -105,7 +105,7 @@ def test_classes_of_other_names_are_a_warning(trained, tmp_path, monkeypatch, ca
     ("words", "error", "message"),
     [
         (["val.flop=true"], ConfigError, r"val\.flip"),
-        (["--cfg", "scenes/dem"], ConfigError, "scenes/ocrnet_r18"),
+        (["--cfg", "scenes/dem"], ConfigError, "scenes/demo"),
         (["data.name=folder", "data.root=nowhere"], DataError, "nowhere"),
         (["--checkpoint", "none.pt"], CheckpointError, r"none\.pt"),
     ],

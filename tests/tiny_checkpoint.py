@@ -26,7 +26,7 @@ def write_checkpoint(path: Path) -> SegmentationModel:
     info = scenes().info
     model = create_model("fcn", "resnet18", info.num_classes, output_stride=16)
     data = [f"data.scene_size={list(SIZE)}", "data.scene_val_length=3", "data.workers=0"]
-    config = load_config("scenes/ocrnet_r18", [*data, "device=cpu"])
+    config = load_config("scenes/demo", [*data, "device=cpu"])
     meta = {
         "classes": list(info.classes),
         "palette": [list(color) for color in info.palette],

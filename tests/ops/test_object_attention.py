@@ -47,6 +47,7 @@ def test_layouts_agree():
     known = object_attention(query, key, value)
     last = object_attention(query.to(memory_format=torch.channels_last), key, value)
     turned = object_attention(query, key.mT.contiguous().mT, value.mT.contiguous().mT)
+    assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, known)
     torch.testing.assert_close(turned, known)
 
