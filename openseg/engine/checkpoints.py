@@ -99,8 +99,8 @@ def _load(path: Path) -> Any:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         size = path.stat().st_size
         raise CheckpointError(
-            f"{path}: is damaged or cut short ({size:,} bytes: {str(error).partition(chr(10))[0]});"
-            " copy it again, or use another checkpoint of the run"
+            f"{path}: is damaged or cut short ({size:,} bytes: {str(error).partition('. ')[0]}); "
+            "copy it again, or use another checkpoint of the run"
         ) from error
 
 
