@@ -44,7 +44,7 @@ def train(tmp_path, monkeypatch):
     """Run the entry point in this process, in an empty folder; returns its status."""
     monkeypatch.chdir(tmp_path)
 
-    def call(*overrides, cfg="scenes/demo"):
+    def call(*overrides, cfg="scenes/ocrnet_r18"):
         words = ["openseg.train", "--cfg", str(cfg), *TINY, *overrides]
         monkeypatch.setattr(sys, "argv", words)
         return entry_point.main()
@@ -96,7 +96,7 @@ def straight(tmp_path_factory):
     """The last checkpoint and the records of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as context:
-        words = ["--cfg", "scenes/demo", *TINY, *EXACT, f"run.folder={folder}"]
+        words = ["--cfg", "scenes/ocrnet_r18", *TINY, *EXACT, f"run.folder={folder}"]
         context.setattr(sys, "argv", ["openseg.train", *words])
         torch.set_num_threads(1)
         assert entry_point.main() == 0
@@ -151,7 +151,7 @@ def test_resume_says_what_changed_and_starts_where_there_is_nothing(train, capsy
     printed = capsys.readouterr().out
     assert "resumed at iteration 1" in printed
     assert "changed since: train.lr: 0.02, was 0.01" in printed
-    assert records("runs/scenes/demo")[-2]["lr"] == pytest.approx(0.02 * 0.5**0.9)
+    assert records("runs/scenes/ocrnet_r18")[-2]["lr"] == pytest.approx(0.02 * 0.5**0.9)
 
 
 def test_weights_of_another_run_start_a_new_one(train, capsys):
@@ -204,12 +204,12 @@ def test_mistakes_are_found_before_the_first_iteration(train, monkeypatch, word)
 def test_a_used_folder_is_left_alone_unless_told(train):
     words = ("train.iterations=1",)
     assert train(*words) == 0
-    before = Path("runs/scenes/demo/log.txt").read_text()
+    before = Path("runs/scenes/ocrnet_r18/log.txt").read_text()
     with pytest.raises(OpensegError, match=r"run\.resume=auto"):
         train(*words)
-    assert Path("runs/scenes/demo/log.txt").read_text() == before
+    assert Path("runs/scenes/ocrnet_r18/log.txt").read_text() == before
     assert train(*words, "run.overwrite=true") == 0
-    assert len(records("runs/scenes/demo")) == 2
+    assert len(records("runs/scenes/ocrnet_r18")) == 2
 
 
 def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
@@ -226,7 +226,7 @@ def call(*words: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedPro
 
 
 def test_a_mistake_prints_one_line_and_no_traceback():
-    done = call("--cfg", "scenes/demo", "train.lrr=3")
+    done = call("--cfg", "scenes/ocrnet_r18", "train.lrr=3")
     assert done.returncode == 2
     assert done.stderr == (
         "error: override: there is no option 'train.lrr'; did you mean train.lr?\n"
@@ -239,13 +239,19 @@ def test_help_lists_configurations_and_options(monkeypatch, capsys):
         entry_point.main()
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    for text in ("scenes/demo", "train.batch_size=8", "over all processes", "key=value"):
+    for text in ("scenes/ocrnet_r18", "train.batch_size=8", "over all processes", "key=value"):
         assert text in printed
 
 
 def test_two_processes_train_one_network(tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    words = ("--cfg", "scenes/demo", *TINY, f"run.folder={tmp_path}/run", "train.iterations=2")
+    words = (
+        "--cfg",
+        "scenes/ocrnet_r18",
+        *TINY,
+        f"run.folder={tmp_path}/run",
+        "train.iterations=2",
+    )
     done = call(*words, launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best mean IoU") == 1
