@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from openseg.ops import _backend
-from openseg.ops.upsample_cross_entropy import reference
+from openseg.ops.upsample_cross_entropy import autograd, reference
 from openseg.ops.upsample_cross_entropy.reference import Ohem
+
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def upsample_cross_entropy(
@@ -40,7 +42,7 @@ def upsample_cross_entropy(
         label_smoothing: in [0, 1], the share of the uniform distribution in the target.
         reduction: "mean", "sum", or "none" for the loss of each pixel.
         ohem: count hard pixels alone; the others are then as if ignored.
-        backend: "auto" or "reference".
+        backend: "auto", "cpp" or "reference".
 
     Returns:
         A scalar, or [B, H, W] for "none", in float32 (float64 for float64 logits).
@@ -51,10 +53,19 @@ def upsample_cross_entropy(
             (RuntimeError in a compiled graph and on a GPU).
     """
     _check(logits, target, weight, label_smoothing, reduction, ohem)
-    _backend.choose("upsample_cross_entropy", backend, {"reference": None})
-    loss, invalid = reference.upsample_cross_entropy(
-        logits, target, weight, align_corners, ignore_index, label_smoothing, ohem, reduction
-    )
+    obstacles = {
+        "cpp": _backend.cpp_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES),
+        "reference": None,
+    }
+    options = align_corners, ignore_index, label_smoothing, ohem, reduction
+    if _backend.choose("upsample_cross_entropy", backend, obstacles) == "cpp":
+        logits = logits.float() if logits.dtype == torch.float16 else logits
+        weight = None if weight is None else weight.detach().float().contiguous()
+        loss, invalid = autograd.UpsampleCrossEntropy.apply(
+            logits, target.contiguous(), weight, *options
+        )
+    else:
+        loss, invalid = reference.upsample_cross_entropy(logits, target, weight, *options)
     if torch.compiler.is_compiling() or target.device.type != "cpu":
         torch._assert_async(
             invalid[0] == 0, "upsample_cross_entropy: target has a label out of range"
