@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from openseg import _ext
 from openseg.ops import Ohem, upsample_cross_entropy
 
 WEIGHT = torch.tensor([0.5, 1.5, 2.0, 0.25, 1.0], dtype=torch.float64)
@@ -90,3 +91,32 @@ def test_options_out_of_range(ohem):
     logits, target = case()
     with pytest.raises(ValueError, match="ohem"):
         upsample_cross_entropy(logits, target, ohem=ohem)
+
+
+@pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
+@pytest.mark.parametrize("variant", ["openseg", "ocnet"])
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+@pytest.mark.parametrize("thresh", [0.0, 0.2, 0.9, 1.0])
+@pytest.mark.parametrize("min_kept", [0, 1, 137, 500, 100_000])
+def test_kernel_finds_the_limit_of_a_sort(variant, levels, thresh, min_kept):
+    """With few levels of logits many probabilities are equal."""
+    generator = torch.Generator().manual_seed(levels)
+    logits = 4 * torch.randint(0, levels, (2, 5, 17, 19), generator=generator) / levels
+    target = torch.randint(-1, 5, (2, 17, 19), generator=generator)
+    target[0, 0, 0] = 1
+    _, lse, probability, totals = torch.ops.openseg.upsample_cross_entropy(
+        logits, target, None, True, -1, 0.0, variant, thresh, min_kept, False
+    )
+    valid = target >= 0
+    assert torch.equal(probability >= 0, valid)
+    ordered = probability[valid].sort().values
+    limit = torch.tensor(thresh)
+    if variant == "openseg":
+        limit = torch.maximum(limit, ordered[min(min_kept, len(ordered) - 1)])
+        kept = valid & (probability < limit)
+    else:
+        if min_kept > 0:
+            limit = torch.maximum(limit, ordered[min(min_kept, len(ordered)) - 1])
+        kept = valid & ((probability <= limit) | (min_kept >= len(ordered)))
+    assert torch.equal(lse != float("inf"), kept)
+    assert totals[1] == kept.sum()
