@@ -35,14 +35,14 @@ inline void with_steps(int steps, const Run& run) {
   run(Constant<Most>{});
 }
 
-// The value at `right` of the way from a to b. The far end is b alone, whatever a is: the last
-// pixel of an aligned row.
+// The value at `right` of the way from a to b. At the far end, the last pixel of an aligned row, b
+// stands for a too: even a NaN there does not count.
 inline float interpolate(float a, float b, float right) {
-  return right == 1.0f ? b : a * (1.0f - right) + b * right;
+  return (right == 1.0f ? b : a) * (1.0f - right) + b * right;
 }
 
 inline vfloat interpolate(vfloat a, vfloat b, vfloat right) {
-  return right == 1.0f ? b : a * (1.0f - right) + b * right;
+  return (right == 1.0f ? b : a) * (1.0f - right) + b * right;
 }
 
 // A cell c lies between the columns c and c + 1 of a row; without aligned corners a row has a copy

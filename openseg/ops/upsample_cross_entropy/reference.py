@@ -74,7 +74,7 @@ def upsample_cross_entropy(
 
 
 def _upsample(logits: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
-    if len(logits) == 0:  # F.interpolate refuses an empty batch
+    if logits.shape[0] == 0:  # F.interpolate refuses an empty batch
         return logits[:, :, :1, :1].expand(-1, -1, *size)
     return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
 
@@ -91,9 +91,9 @@ def _hard(nll: Tensor, entered: Tensor, ohem: Ohem) -> Tensor:
     count = entered.sum()
     if ohem.variant == "openseg":
         rank = (count - 1).clamp(min=0, max=ohem.min_kept)
-        return probability < ordered[rank].clamp(min=ohem.thresh)
+        return probability < ordered[rank.view(1)].clamp(min=ohem.thresh)
     limit = ordered.new_tensor(ohem.thresh)
     if ohem.min_kept > 0:
-        kth = ordered[min(ohem.min_kept, len(ordered)) - 1]
+        kth = ordered[min(ohem.min_kept, ordered.shape[0]) - 1]
         limit = torch.where(count <= ohem.min_kept, 2.0, torch.maximum(limit, kth))
     return probability <= limit
