@@ -13,6 +13,17 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "upsample_argmax(Tensor logits, SymInt[2] size, bool align_corners, bool confidence)"
       " -> (Tensor, Tensor)");
+  // the loss of each pixel or an empty tensor, lse, the probabilities that `ohem` ("", "openseg" or
+  // "ocnet") compares or an empty tensor, and float64 [sum of the loss, its divisor, number of
+  // labels out of range, position of the first]
+  m.def(
+      "upsample_cross_entropy(Tensor logits, Tensor target, Tensor? weight, bool align_corners,"
+      " int ignore_index, float label_smoothing, str ohem, float thresh, int min_kept, bool each)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
+  // `scale`: the gradient of the loss of each pixel, or one number for all
+  m.def(
+      "upsample_cross_entropy_backward(Tensor logits, Tensor target, Tensor? weight, Tensor lse,"
+      " Tensor scale, bool align_corners, int ignore_index, float label_smoothing) -> Tensor");
   // the matrix, and [number of values out of range, position of the first]
   m.def(
       "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
