@@ -17,6 +17,11 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
       " -> (Tensor, Tensor)");
+  m.def("object_attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor");
+  // gradients of query, key and value
+  m.def(
+      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale)"
+      " -> (Tensor, Tensor, Tensor)");
 }
 
 static std::string cpu_capability() {
