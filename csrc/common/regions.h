@@ -77,18 +77,22 @@ inline vuint bfloat16_bits(const float* from) {
   return widen(&rounded->bits);
 }
 
-// One word in each lane from elements side by side.
+// Four words from elements side by side.
 template <typename Word, typename T>
-inline vuint words_of_run(const T* from) {
-  if constexpr (per_word<Word> == 1) {
-    return (vuint)load_float(from);
-  } else if constexpr (sizeof(T) == 2) {
-    return load<vuint>(from);
+inline __m128 quad(const T* from) {
+  if constexpr (per_word<Word> * sizeof(T) == 4) {
+    return _mm_loadu_ps((const float*)from);
   } else {
-    bfloat16 rounded[2 * lanes];
-    store_float(rounded, load<vfloat>(from));
-    store_float(rounded + lanes, load<vfloat>(from + lanes));
-    return load<vuint>(rounded);
+    T copy[2 * lanes] = {};
+    std::memcpy((void*)copy, (const void*)from, 4 * per_word<Word> * sizeof(T));
+    if constexpr (per_word<Word> == 1) {
+      const vfloat wide = load_float(copy);
+      return load<__m128>((const float*)&wide);
+    } else {
+      bfloat16 rounded[lanes];
+      store_float(rounded, load<vfloat>(copy));
+      return load<__m128>(rounded);
+    }
   }
 }
 
@@ -125,33 +129,25 @@ void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel
   }
 }
 
-// Four columns at a time, one cache line of each: at a stride of a power of two more of them would
-// push each other out of the cache.
+// Four columns at a time: at a stride of a power of two, more would push each other out of the cache.
 template <typename Word, typename T>
 void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
-  constexpr int run = lanes * per_word<Word>;
+  constexpr int run = 4 * per_word<Word>;
   const int64_t depth = words<Word>(from.rows);
-  T end[run];
+  T ends[4][run];
   for (int64_t x = 0; x < round_up(from.columns, panel); x += 4) {
-    uint32_t* const column = to + x / panel * panel_pitch + x % panel;
-    for (int64_t word = 0; word < depth; word += lanes) {
-      uint32_t lines[4][lanes];
+    const T* const column = from.data + x * from.stride_column;
+    uint32_t* const out = to + x / panel * panel_pitch + x % panel;
+    for (int64_t word = 0; word < depth; word += 4) {
+      __m128 lines[4];
       for (int i = 0; i < 4; ++i) {
-        const T* const line =
-            from.data + (x + i) * from.stride_column + word * per_word<Word>;
+        const T* const line = column + i * from.stride_column + word * per_word<Word>;
         const int64_t left = x + i < from.columns ? from.rows - word * per_word<Word> : 0;
-        store(lines[i], words_of_run<Word>(padded<run>(line, left, end)));
+        lines[i] = quad<Word>(padded<run>(line, left, ends[i]));
       }
-      for (int64_t quad = 0; quad < lanes && word + quad < depth; quad += 4) {
-        __m128 a = _mm_loadu_ps((const float*)&lines[0][quad]);
-        __m128 b = _mm_loadu_ps((const float*)&lines[1][quad]);
-        __m128 c = _mm_loadu_ps((const float*)&lines[2][quad]);
-        __m128 d = _mm_loadu_ps((const float*)&lines[3][quad]);
-        _MM_TRANSPOSE4_PS(a, b, c, d);
-        const __m128 rows[4] = {a, b, c, d};
-        for (int64_t i = 0; i < 4 && word + quad + i < depth; ++i) {
-          _mm_storeu_ps((float*)(column + (word + quad + i) * pitch), rows[i]);
-        }
+      _MM_TRANSPOSE4_PS(lines[0], lines[1], lines[2], lines[3]);
+      for (int i = 0; i < 4 && word + i < depth; ++i) {
+        _mm_storeu_ps((float*)(out + (word + i) * pitch), lines[i]);
       }
     }
   }
