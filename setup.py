@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Builds the kernels into openseg/_C.abi3.so; everything else about the package is in pyproject.toml.
+"""Builds the kernels into openseg/_C.abi3.so; all else about the package is in pyproject.toml.
 
 Where torch or a compiler is missing the package installs as pure Python. The reason is kept in
 openseg/_build_info.json and told in one warning; OPENSEG_REQUIRE_EXT=1 makes it an error.
@@ -81,7 +81,7 @@ def cuda_home():
 
 
 def wanted_cuda_home(torch_cuda):
-    """The CUDA to build with, or None: OPENSEG_CUDA=auto|0|1, `torch_cuda` is torch.version.cuda."""
+    """The CUDA to build with or None: OPENSEG_CUDA=auto|0|1; `torch_cuda` is torch.version.cuda."""
     choice = os.environ.get("OPENSEG_CUDA", "auto")
     if choice not in ("auto", "0", "1"):
         raise NoKernelsError(f"OPENSEG_CUDA is {choice!r}, expected auto, 0 or 1")
@@ -158,7 +158,10 @@ def run_ninja(text):
     )
     print(done.stdout, end="")
     if done.returncode:
-        raise NoKernelsError("the compiler failed:\n" + "\n".join(done.stdout.splitlines()[-30:]))
+        raise NoKernelsError(
+            "the compiler failed, as openseg/_build_info.json says\n"
+            + "\n".join(done.stdout.splitlines()[-30:])
+        )
     return BUILD / "_C.so"
 
 
@@ -184,7 +187,7 @@ Base, WITHOUT_TORCH = build_extension_class()
 
 
 class BuildKernels(Base):
-    """Builds the one extension with ninja; a failure leaves a pure Python package and its reason."""
+    """Builds the extension with ninja; a failure leaves a pure Python package and its reason."""
 
     def run(self):
         self.info = {"built": False, "reason": None}

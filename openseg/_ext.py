@@ -17,7 +17,7 @@ _HINT = "build them with `pip install --no-build-isolation -e .` where torch is 
 
 
 def build_info() -> dict[str, Any]:
-    """What the build wrote: built, reason, torch, compiler, isas, cuda, archs; empty when unbuilt."""
+    """What the build wrote (built, reason, torch, compiler, isas, cuda, archs), {} when unbuilt."""
     return json.loads(_BUILD_INFO.read_text()) if _BUILD_INFO.exists() else {}
 
 
@@ -37,5 +37,5 @@ reason: str | None = _load()
 
 def operator(name: str) -> Any:
     """`torch.ops.openseg.<name>` of the binary, or None when it has no such operator."""
-    namespace = torch.ops.openseg
-    return getattr(namespace, name).default if reason is None and hasattr(namespace, name) else None
+    found = getattr(torch.ops.openseg, name, None) if reason is None else None
+    return found.default if found else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Chooses the implementation that runs one call of an operator.
 
-An operator's api.py lists its backends, fastest first, each with what stands in the way of this call
-(None: it can run). `backend="auto"` takes the first that can run and says at debug level why;
+An operator's api.py lists its backends, fastest first, each with what stands in the way of this
+call (None: it can run). `backend="auto"` takes the first that can run and says at debug level why;
 a backend that is asked for by name runs or raises with the reason. The environment variable
 OPENSEG_BACKEND, read at import, stands for every "auto".
 """

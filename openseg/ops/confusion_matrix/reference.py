@@ -12,7 +12,7 @@ def confusion_matrix(
     prediction, target = prediction.reshape(-1).long(), target.reshape(-1).long()
     kept = target != ignore_index
     inside = (target >= 0) & (target < num_classes) & (prediction >= 0) & (prediction < num_classes)
-    # one cell beyond the matrix takes what does not count; scatter_add has a static shape, bincount not
+    # one more cell takes what does not count; the shape of bincount's result would not be static
     cells = num_classes * num_classes
     cell = torch.where(kept & inside, target * num_classes + prediction, cells)
     counts = cell.new_zeros(cells + 1).scatter_add_(0, cell, torch.ones_like(cell))

@@ -32,7 +32,7 @@ def upsample_argmax(
     """The class with the greatest bilinearly upsampled logit at each pixel.
 
     Args:
-        logits: [B, K, h, w], floating point, any strides. float16 and bfloat16 are interpolated in
+        logits: [B, K, h, w], floating point, any strides. Half precision is interpolated in
             float32.
         size: (H, W) of the result, larger or smaller than (h, w).
         confidence: also return the softmax probability of the label.
@@ -40,12 +40,12 @@ def upsample_argmax(
         backend: "auto", "cpp" or "reference".
 
     Returns:
-        labels [B, H, W], uint8 for K <= 256, else int64; the smallest index among equal values. With
-        `confidence=True`, (labels, confidence [B, H, W] float32). Not differentiable.
+        labels [B, H, W], uint8 for K <= 256, else int64; the smallest index among equal values.
+        With `confidence=True`, (labels, confidence [B, H, W] float32). Not differentiable.
     """
     if logits.ndim != 4 or not logits.is_floating_point() or 0 in logits.shape[1:]:
         raise ValueError(
-            "upsample_argmax: logits must be a floating-point tensor [B, K, h, w] with K, h, w >= 1, "
+            "upsample_argmax: logits must be floating point [B, K, h, w] with K, h, w >= 1, "
             f"got {logits.dtype} {tuple(logits.shape)}"
         )
     if len(size) != 2 or size[0] < 1 or size[1] < 1:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Bilinear upsampling and argmax in plain torch, the oracle of every backend.
 
-Half-precision logits are interpolated in float32: rounding the interpolated values would tie classes.
+Half-precision logits are interpolated in float32: rounded to half, classes would tie.
 """
 
 import torch
@@ -16,7 +16,7 @@ def upsample_argmax(
 ) -> tuple[Tensor, Tensor]:
     """Labels [B, H, W] and softmax probability [B, H, W] float32, or [0] where not asked for."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    if len(wide) == 0:  # F.interpolate refuses an empty batch
+    if wide.shape[0] == 0:  # F.interpolate refuses an empty batch
         values = wide.new_empty((*wide.shape[:2], *size))
     else:
         values = F.interpolate(wide, size, mode="bilinear", align_corners=align_corners)

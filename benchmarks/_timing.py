@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""Times, peak memory, floors and records for the benchmarks.
+
+The floor of a case is the larger of its bytes over the measured copy bandwidth and its FLOPs over
+the measured matmul rate, both measured in the same run with the same number of threads.
+"""
+
+import ctypes
+import datetime
+import json
+import platform
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+
+from openseg import _ext
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def median_seconds(function: Callable[[], Any], min_run_time: float = 1.0) -> float:
+    """Median over at least `min_run_time` seconds, after one call to warm up; waits for CUDA."""
+    function()
+    timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=min_run_time).median
+
+
+def peak_bytes(function: Callable[[], Any], device: str) -> int:
+    """Memory that one call needs beyond what was there: allocator on CUDA, resident set on CPU.
+
+    On CPU a thread samples the resident set, after the C library was asked to give back free pages;
+    buffers below about a megabyte may not show.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    ctypes.CDLL(None).malloc_trim(0)
+    done = threading.Event()
+    before = highest = resident()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.is_set():
+            highest = max(highest, resident())
+            done.wait(0.0002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    result = function()
+    highest = max(highest, resident())
+    done.set()
+    watcher.join()
+    del result
+    return highest - before
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes read and written a second by a copy of 256 MiB."""
+    source = torch.zeros(1 << 26, device=device)
+    target = torch.empty_like(source)
+    seconds = median_seconds(lambda: target.copy_(source))
+    return 2 * source.numel() * source.element_size() / seconds
+
+
+def matmul_rate(device: str) -> float:
+    """float32 FLOPs a second of a 1536³ product."""
+    a = torch.randn(1536, 1536, device=device)
+    return 2 * 1536**3 / median_seconds(lambda: a @ a)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a figure depends on: hardware, versions, commit."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "device": name,
+        "capability": torch.ops.openseg.cpu_capability() if _ext.reason is None else "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit or "unknown",
+    }
+
+
+def _processor() -> str:
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    return next((line.split(": ")[1] for line in lines if "model name" in line), "unknown")
+
+
+def append(record: dict[str, Any], name: str) -> None:
+    """Adds one line to benchmarks/results/<name>.jsonl."""
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""Operators against the usual formulations, in one run: `python -m benchmarks.bench_ops`.
+
+The result is checked first, and no speed is printed for a wrong one. `--record` appends the figures
+to benchmarks/results/.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks import _timing
+from openseg import ops
+
+
+@dataclass
+class Case:
+    """One workload: ours, its peers by name, and what any implementation must move and compute."""
+
+    name: str
+    ours: Callable[[], Any]
+    peers: dict[str, Callable[[], Any]]
+    check: Callable[[], bool]
+    bytes: int  # inputs read once, results written once
+    flops: int = 0
+
+
+def _network_logits(shape: tuple[int, int, int, int], device: str) -> torch.Tensor:
+    """Objects with noise, as a network gives them: most pixels have one clear class."""
+    batch, classes, height, width = shape
+    coarse = 8 * torch.randn(batch, classes, height // 16 + 1, width // 16 + 1, device=device)
+    smooth = F.interpolate(coarse, (height, width), mode="bilinear")
+    return smooth + 0.3 * torch.randn(shape, device=device)
+
+
+def _plain_upsample_argmax(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=True).argmax(1)
+
+
+def upsample_argmax_cases(device: str) -> Iterator[Case]:
+    """Evaluation on Cityscapes: 129×257 logits at 1024×2048."""
+    shape, size = (1, 19, 129, 257), (1024, 2048)
+    pixels = size[0] * size[1]
+    smooth, noise = _network_logits(shape, device), torch.randn(shape, device=device)
+    variants = {
+        "network": smooth,
+        "noise": noise,
+        "network channels_last": smooth.contiguous(memory_format=torch.channels_last),
+        "network bfloat16": smooth.bfloat16(),
+    }
+    compiled = torch.compile(_plain_upsample_argmax)
+    for name, logits in variants.items():
+
+        def agrees(logits: torch.Tensor = logits) -> bool:
+            labels = ops.upsample_argmax(logits, size)
+            return (labels != _plain_upsample_argmax(logits.float(), size)).float().mean() < 1e-4
+
+        yield Case(
+            name,
+            lambda logits=logits: ops.upsample_argmax(logits, size),
+            {
+                "eager": lambda logits=logits: _plain_upsample_argmax(logits, size),
+                "compiled": lambda logits=logits: compiled(logits, size),
+            },
+            agrees,
+            logits.numel() * logits.element_size() + pixels,
+        )
+
+    def plain_confidence() -> tuple[torch.Tensor, torch.Tensor]:
+        values = F.interpolate(smooth, size, mode="bilinear", align_corners=True)
+        probability, labels = values.softmax(1).max(1)
+        return labels, probability
+
+    def confidence_agrees() -> bool:
+        mine, theirs = ops.upsample_argmax(smooth, size, True)[1], plain_confidence()[1]
+        return bool((mine - theirs).abs().max() < 1e-4)
+
+    yield Case(
+        "network with confidence",
+        lambda: ops.upsample_argmax(smooth, size, True),
+        {"eager": plain_confidence},
+        confidence_agrees,
+        smooth.numel() * 4 + 5 * pixels,
+    )
+
+
+def confusion_matrix_cases(device: str) -> Iterator[Case]:
+    """One Cityscapes image, 19 classes, a twentieth of the target ignored."""
+    shape, classes = (1, 1024, 2048), 19
+    objects = _network_logits((1, classes, 129, 257), device)
+    prediction = ops.upsample_argmax(objects, shape[1:])
+    target = ops.upsample_argmax(objects + 0.5 * torch.randn_like(objects), shape[1:])
+    target[:, : shape[1] // 20] = 255
+    noise = torch.randint(0, classes, shape, dtype=torch.uint8, device=device)
+    pairs = {
+        "uint8": (prediction, target),
+        "int64": (prediction.long(), target.long()),
+        "uint8 noise": (noise, noise.flip(1)),
+    }
+    for name, (ours, truth) in pairs.items():
+
+        def counted(ours: torch.Tensor = ours, truth: torch.Tensor = truth) -> torch.Tensor:
+            kept = truth != 255
+            cells = truth[kept].long() * classes + ours[kept].long()
+            return torch.bincount(cells, minlength=classes**2).view(classes, classes)
+
+        def run(ours: torch.Tensor = ours, truth: torch.Tensor = truth) -> torch.Tensor:
+            return ops.confusion_matrix(ours, truth, classes)
+
+        yield Case(
+            name,
+            run,
+            {"bincount": counted},
+            lambda run=run, counted=counted: torch.equal(run(), counted()),
+            ours.numel() * (ours.element_size() + truth.element_size()),
+        )
+
+
+CASES: dict[str, Callable[[str], Iterator[Case]]] = {
+    "upsample_argmax": upsample_argmax_cases,
+    "confusion_matrix": confusion_matrix_cases,
+}
+
+
+def measure(operator: str, case: Case, device: str, floors: tuple[float, float]) -> dict[str, Any]:
+    """Figures of one case in seconds and bytes; raises when the result is wrong."""
+    if not case.check():
+        raise SystemExit(f"{operator} / {case.name}: wrong result, not timed")
+    bandwidth, rate = floors
+    return {
+        "operator": operator,
+        "case": case.name,
+        "threads": torch.get_num_threads(),
+        "ours": _timing.median_seconds(case.ours),
+        "peers": {name: _timing.median_seconds(peer) for name, peer in case.peers.items()},
+        "floor": max(case.bytes / bandwidth, case.flops / rate),
+        "peak": _timing.peak_bytes(case.ours, device),
+        "peer_peaks": {name: _timing.peak_bytes(peer, device) for name, peer in case.peers.items()},
+    }
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """One table row: milliseconds, times faster than each peer, floor, megabytes."""
+    ours = figures["ours"]
+    peers = ", ".join(
+        f"{name} {seconds * 1e3:.1f} ms ({seconds / ours:.1f}x, "
+        f"{figures['peer_peaks'][name] / 1e6:.0f} MB)"
+        for name, seconds in figures["peers"].items()
+    )
+    return (
+        f"{figures['operator']:17} {figures['case']:24} {figures['threads']} thr "
+        f"{ours * 1e3:8.2f} ms, floor {figures['floor'] * 1e3:5.2f} ms, "
+        f"{figures['peak'] / 1e6:.0f} MB | {peers}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--op", choices=sorted(CASES), action="append", help="default: all")
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/")
+    arguments = parser.parse_args()
+    facts = _timing.machine(arguments.device)
+    print(facts)
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        bandwidth = _timing.copy_bandwidth(arguments.device)
+        rate = _timing.matmul_rate(arguments.device)
+        print(
+            f"{threads} threads: copy {bandwidth / 1e9:.1f} GB/s, matmul {rate / 1e9:.0f} GFLOP/s"
+        )
+        for operator in arguments.op or CASES:
+            for case in CASES[operator](arguments.device):
+                figures = measure(operator, case, arguments.device, (bandwidth, rate))
+                print(describe(figures), flush=True)
+                if arguments.record:
+                    _timing.append({**facts, **figures}, "ops")
+
+
+if __name__ == "__main__":
+    main()

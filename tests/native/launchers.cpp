@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+// The raw CPU launchers on numpy arrays: kernels under test without torch, on one thread or on two.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <thread>
+#include <tuple>
+
+#include "common/check.h"
+#include "common/parallel.h"
+#include "confusion_matrix/confusion_matrix.h"
+#include "upsample_argmax/upsample_argmax.h"
+
+namespace py = pybind11;
+
+namespace openseg {
+
+static bool two_threads = false;
+
+void run_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {
+  if (count <= 0) {
+    return;
+  }
+  if (!two_threads || count <= grain) {
+    body(0, count, context);
+    return;
+  }
+  std::thread second(body, count / 2, count, context);
+  body(0, count / 2, context);
+  second.join();
+}
+
+static DType dtype_of(const py::array& array) {
+  const std::string name = py::str(array.dtype());
+  const std::pair<const char*, DType> known[] = {
+      {"float32", DType::float32}, {"float16", DType::float16}, {"uint16", DType::bfloat16},
+      {"uint8", DType::uint8},     {"int32", DType::int32},     {"int64", DType::int64}};
+  for (const auto& [known_name, dtype] : known) {
+    if (name == known_name) {
+      return dtype;
+    }
+  }
+  fail("unexpected dtype ", name);
+}
+
+// bfloat16 logits are given by their bits, as uint16.
+static py::tuple upsample_argmax(const py::array& logits, int64_t height, int64_t width,
+                                 bool align_corners, const std::string& isa) {
+  const auto stride = [&](int axis) { return logits.strides(axis) / logits.itemsize(); };
+  const auto batch = logits.shape(0), classes = logits.shape(1);
+  const py::dtype label_dtype(classes <= most_uint8_classes ? "uint8" : "int64");
+  py::array labels(label_dtype, {batch, (py::ssize_t)height, (py::ssize_t)width});
+  py::array_t<float> confidence({batch, (py::ssize_t)height, (py::ssize_t)width});
+  const UpsampleArgmax call{logits.data(),
+                            dtype_of(logits),
+                            batch,
+                            classes,
+                            logits.shape(2),
+                            logits.shape(3),
+                            stride(0),
+                            stride(1),
+                            stride(2),
+                            stride(3),
+                            height,
+                            width,
+                            align_corners,
+                            labels.mutable_data(),
+                            confidence.mutable_data()};
+  OPENSEG_CHECK(OPENSEG_VARIANT(isa_named(isa.c_str()), upsample_argmax_cpu)(call), "no memory");
+  return py::make_tuple(labels, confidence);
+}
+
+static py::tuple confusion_matrix(const py::array& prediction, const py::array& target,
+                                  int64_t num_classes, int64_t ignore_index,
+                                  const std::string& isa) {
+  py::array_t<int64_t> matrix({num_classes, num_classes}), invalid(2);
+  matrix.attr("fill")(0);
+  invalid.attr("fill")(0);
+  const ConfusionMatrix call{prediction.data(), dtype_of(prediction),  target.data(),
+                             dtype_of(target),  target.size(),         num_classes,
+                             ignore_index,      matrix.mutable_data(), invalid.mutable_data()};
+  OPENSEG_CHECK(OPENSEG_VARIANT(isa_named(isa.c_str()), confusion_matrix_cpu)(call), "no memory");
+  return py::make_tuple(matrix, invalid);
+}
+
+}  // namespace openseg
+
+PYBIND11_MODULE(openseg_launchers, m) {
+  m.def("use_two_threads", [](bool two) { openseg::two_threads = two; });
+  m.def("cpu_isa", [] { return openseg::isa_name(openseg::cpu_isa()); });
+  m.def("upsample_argmax", &openseg::upsample_argmax);
+  m.def("confusion_matrix", &openseg::confusion_matrix);
+}

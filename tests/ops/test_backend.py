@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Backend choice: what is asked for runs or raises with the reason."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from openseg.ops import _backend
+
+OBSTACLES = {"cpp": "the tensor is blue", "reference": None}
+
+
+def test_auto_takes_the_first_that_can_run_and_says_so(caplog):
+    with caplog.at_level(logging.DEBUG, logger="openseg"):
+        assert _backend.choose("op", "auto", OBSTACLES) == "reference"
+    assert "the tensor is blue" in caplog.text
+    assert _backend.choose("op", "auto", {"cpp": None, "reference": None}) == "cpp"
+
+
+def test_named_backend_raises_with_the_reason():
+    with pytest.raises(RuntimeError, match="'cpp' cannot run this call: the tensor is blue"):
+        _backend.choose("op", "cpp", OBSTACLES)
+    with pytest.raises(RuntimeError, match="'triton' cannot run this call: it is not written"):
+        _backend.choose("op", "triton", OBSTACLES)
+    with pytest.raises(ValueError, match="backend is 'cuba', expected one of auto, reference"):
+        _backend.choose("op", "cuba", OBSTACLES)
+
+
+def test_the_environment_stands_for_auto(monkeypatch):
+    monkeypatch.setattr(_backend, "AUTO", "reference")
+    assert _backend.choose("op", "auto", {"cpp": None, "reference": None}) == "reference"
+    assert _backend.choose("op", "cpp", {"cpp": None, "reference": None}) == "cpp"
+    monkeypatch.setattr(_backend, "AUTO", "cpp")
+    with pytest.raises(RuntimeError, match="the tensor is blue"):
+        _backend.choose("op", "auto", OBSTACLES)
+
+
+def test_obstacles_of_a_kernel():
+    tensor = torch.zeros(1, dtype=torch.float64)
+    assert "float64" in _backend.cpp_obstacle(object(), tensor, (torch.float32,))
+    assert "meta" in _backend.cpp_obstacle(object(), tensor.to("meta"), (torch.float64,))
+    assert _backend.cpp_obstacle(object(), tensor, (torch.float64,)) is None
+
+
+def test_a_package_without_binary_works_and_tells_why(tmp_path):
+    """The Python files alone: auto takes the reference, cpp raises the reason of the build."""
+    source = Path(_backend.__file__).parents[1]
+    for file in source.rglob("*.py"):
+        target = tmp_path / "openseg" / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(file.read_text())
+    (tmp_path / "openseg" / "_build_info.json").write_text('{"built": false, "reason": "no g++"}')
+    code = """
+import torch
+from openseg import ops
+a = torch.tensor([0, 1])
+assert ops.confusion_matrix(a, a, 2).tolist() == [[1, 0], [0, 1]]
+try:
+    ops.confusion_matrix(a, a, 2, backend="cpp")
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "no kernels: no g++" in done.stdout, done.stderr
