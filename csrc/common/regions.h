@@ -109,21 +109,35 @@ inline const T* padded(const T* from, int64_t count, T* copy) {
   return copy;
 }
 
+// One word in each lane from two rows of a matrix; a float is of the first row alone.
+template <typename Word, typename T>
+inline vuint words_of(const T* first, const T* second) {
+  if constexpr (per_word<Word> == 1) {
+    return (vuint)load_float(first);
+  } else {
+    return bfloat16_bits(first) | bfloat16_bits(second) << 16;
+  }
+}
+
 template <typename Word, typename T>
 void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
-  T end[lanes], second_end[lanes];
+  T first_end[lanes], second_end[lanes];
   for (int64_t row = 0; row < from.rows; row += per_word<Word>, to += pitch) {
     const T* const first = from.data + row * from.stride_row;
-    for (int64_t x = 0; x < round_up(from.columns, panel); x += lanes) {
-      uint32_t* const out = to + x / panel * panel_pitch + x % panel;
-      const int64_t left = from.columns - x;
-      const T* const a = padded<lanes>(first + x, left, end);
-      if constexpr (per_word<Word> == 1) {
-        store(out, load_float(a));
-      } else {
-        const T* const second = first + from.stride_row + x;
-        const T* const b = padded<lanes>(second, row + 1 < from.rows ? left : 0, second_end);
-        store(out, bfloat16_bits(a) | bfloat16_bits(b) << 16);
+    const bool paired = row + per_word<Word> <= from.rows;
+    const T* const second = first + (paired ? (per_word<Word> - 1) * from.stride_row : 0);
+    uint32_t* out = to;
+    int64_t x = 0;
+    for (; paired && x + panel <= from.columns; x += panel, out += panel_pitch) {
+      store(out, words_of<Word>(first + x, second + x));
+      store(out + lanes, words_of<Word>(first + x + lanes, second + x + lanes));
+    }
+    for (; x < from.columns; x += panel, out += panel_pitch) {
+      for (int half = 0; half < panel; half += lanes) {
+        const int64_t left = from.columns - x - half;
+        store(out + half,
+              words_of<Word>(padded<lanes>(first + x + half, left, first_end),
+                             padded<lanes>(second + x + half, paired ? left : 0, second_end)));
       }
     }
   }
@@ -133,21 +147,31 @@ void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel
 template <typename Word, typename T>
 void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
   constexpr int run = 4 * per_word<Word>;
-  const int64_t depth = words<Word>(from.rows);
+  const int64_t depth = words<Word>(from.rows), stride = from.stride_column;
   T ends[4][run];
   for (int64_t x = 0; x < round_up(from.columns, panel); x += 4) {
-    const T* const column = from.data + x * from.stride_column;
-    uint32_t* const out = to + x / panel * panel_pitch + x % panel;
-    for (int64_t word = 0; word < depth; word += 4) {
+    const T* line = from.data + x * stride;
+    uint32_t* out = to + x / panel * panel_pitch + x % panel;
+    int64_t row = 0;
+    for (; x + 4 <= from.columns && row + run <= from.rows; row += run, line += run) {
+      __m128 a = quad<Word>(line), b = quad<Word>(line + stride);
+      __m128 c = quad<Word>(line + 2 * stride), d = quad<Word>(line + 3 * stride);
+      _MM_TRANSPOSE4_PS(a, b, c, d);
+      _mm_storeu_ps((float*)out, a);
+      _mm_storeu_ps((float*)(out + pitch), b);
+      _mm_storeu_ps((float*)(out + 2 * pitch), c);
+      _mm_storeu_ps((float*)(out + 3 * pitch), d);
+      out += 4 * pitch;
+    }
+    for (; row < from.rows; row += run, line += run) {
       __m128 lines[4];
       for (int i = 0; i < 4; ++i) {
-        const T* const line = column + i * from.stride_column + word * per_word<Word>;
-        const int64_t left = x + i < from.columns ? from.rows - word * per_word<Word> : 0;
-        lines[i] = quad<Word>(padded<run>(line, left, ends[i]));
+        const int64_t left = x + i < from.columns ? from.rows - row : 0;
+        lines[i] = quad<Word>(padded<run>(line + i * stride, left, ends[i]));
       }
       _MM_TRANSPOSE4_PS(lines[0], lines[1], lines[2], lines[3]);
-      for (int i = 0; i < 4 && word + i < depth; ++i) {
-        _mm_storeu_ps((float*)(out + (word + i) * pitch), lines[i]);
+      for (int64_t i = 0; i < 4 && row / per_word<Word> + i < depth; ++i, out += pitch) {
+        _mm_storeu_ps((float*)out, lines[i]);
       }
     }
   }
