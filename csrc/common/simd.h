@@ -93,6 +93,46 @@ inline vfloat load_float(const float16* from) {
   return (vfloat)((vuint)value | special | (half & 0x8000) << 16);
 }
 
+inline void store_float(float* to, vfloat value) {
+  store(to, value);
+}
+
+// The upper halves of the lanes.
+template <typename Half>
+inline void store_upper_halves(Half* to, vuint value) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * lanes)));
+  store(to, __builtin_convertvector(value >> 16, Halves));
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline void store_float(bfloat16* to, vfloat value) {
+#if defined(__AVX512BF16__)
+  store(to, _mm512_cvtneps_pbh((__m512)value));
+#else
+  const vuint bits = (vuint)value;
+  const vuint rounded = bits + 0x7fff + (bits >> 16 & 1);
+  store_upper_halves(to, value == value ? rounded : bits | 0x400000);
+#endif
+}
+
+inline void store_float(float16* to, vfloat value) {
+#if defined(__AVX512F__)
+  store(to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  store(to, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+#else
+  const vuint sign = (vuint)value & 0x80000000u;
+  const vuint bits = (vuint)value ^ sign;
+  const vuint normal = bits - (112u << 23) + 0xfff + (bits >> 13 & 1);
+  // adding 1/2 leaves a subnormal result in the low bits, rounded by the processor
+  const vuint subnormal = ((vuint)((vfloat)bits + 0.5f) - 0x3f000000u) << 13;
+  const vuint small = bits < 113u << 23 ? subnormal : normal;
+  const vuint large = bits > 0x7f800000u ? vuint{} + (0x7e00u << 13) : vuint{} + (0x7c00u << 13);
+  const vuint half = bits >= 0x477ff000u ? large : small;
+  store_upper_halves(to, (half << 3 & 0x7fff0000u) | sign);
+#endif
+}
+
 inline float to_float(float value) {
   return value;
 }
