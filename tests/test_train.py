@@ -164,6 +164,7 @@ def test_weights_of_another_run_start_a_new_one(train, capsys):
     for name in weights:
         torch.testing.assert_close(one["state_dict"][name], two["state_dict"][name])
     assert two["training"] is None
+    assert "tensors loaded, names of openseg" in capsys.readouterr().out
 
 
 def test_a_dry_run_measures_and_writes_nothing(train, capsys):
