@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What a bug report, and the folder of a run, say of the machine and of the binary."""
 
-import importlib
 import platform
 import shutil
 import subprocess
@@ -40,15 +39,10 @@ def _commit() -> str:
 
 def operator_table() -> dict[str, dict[str, str]]:
     """Operator → backend → "available" or the reason why not."""
-    missing = _ext.reason or "not in the binary: build it again"
     table = {}
-    for name in ops.__all__:
-        api = importlib.import_module(f"openseg.ops.{name}.api")
-        table[name] = {"reference": "available"}
-        if hasattr(api, "_KERNEL"):
-            table[name]["cpp"] = missing if api._KERNEL is None else "available"
-        else:
-            table[name]["cpp"] = "not written for this operator"
+    for name in filter(str.islower, ops.__all__):  # operators: types are capitalised
+        obstacle = None if _ext.operator(name) else _ext.reason or "not written for this operator"
+        table[name] = {"reference": "available", "cpp": obstacle or "available"}
     return table
 
 

@@ -22,7 +22,7 @@ void softmax(float* scores, int64_t regions, float scale) {
     }
     vfloat sum{};
     for (int64_t k = 0; k < regions; ++k) {
-      const vfloat weight = exp_nonpositive(load<vfloat>(column + k * block) * scale - most);
+      const vfloat weight = exp(load<vfloat>(column + k * block) * scale - most);
       sum += weight;
       store(column + k * block, weight);
     }

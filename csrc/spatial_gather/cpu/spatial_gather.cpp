@@ -123,7 +123,7 @@ class Forward {
         vfloat total = load<vfloat>(lanes_ + k * lanes);
         for (int64_t x = 0; x < block; x += lanes) {
           float* const at = scores_ + k * block + x;
-          const vfloat weight = exp_nonpositive(load<vfloat>(at) - greatest[k]);
+          const vfloat weight = exp(load<vfloat>(at) - greatest[k]);
           total += weight;
           store(at, weight);
         }
@@ -162,7 +162,7 @@ void merge(const SpatialGather& call, float* partials, int64_t begin, int64_t en
     }
     for (int64_t i = 0; i < partial.chunks; ++i) {
       float& factor = factors[i * partial.size];
-      factor = exp_nonpositive(splat(factor - greatest))[0];
+      factor = exp(splat(factor - greatest))[0];
       total += factor * totals[i * partial.size];
     }
     const float inverse = 1.0f / total;
@@ -239,7 +239,7 @@ class Backward {
     for (int64_t k = 0; k < regions_; ++k) {
       for (int64_t x = 0; x < count; x += lanes) {
         float *const weights = weights_ + k * block + x, *const grad = grad_ + k * block + x;
-        const vfloat weight = exp_nonpositive(load<vfloat>(weights) - greatest[k]) * inverse[k];
+        const vfloat weight = exp(load<vfloat>(weights) - greatest[k]) * inverse[k];
         store(weights, weight);
         store(grad, in_.scale * weight * (load<vfloat>(grad) - means_[k]));
       }
