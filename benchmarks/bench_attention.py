@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import _timing
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import _timing
 from openseg.ops import object_attention, spatial_gather
 
 SIZE = (128, 128)
