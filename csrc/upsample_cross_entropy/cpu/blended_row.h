@@ -186,40 +186,41 @@ class BlendedRow {
   }
 
   // Reads an input row, the last one in place of one below it. Returns whether it is steep.
-  bool read(int64_t image, int64_t y, float* rows) {
+  bool read(int64_t image, int64_t y, float* first) {
     const int64_t inside = y < call_.in_height ? y : call_.in_height - 1;
     const int64_t offset = image * call_.stride_batch + inside * call_.stride_row;
     OPENSEG_DISPATCH_FLOATING(call_.dtype,
                               widen_rows((const scalar_t*)call_.logits + offset, call_.classes,
                                          call_.in_width, call_.stride_class, call_.stride_column,
-                                         geometry_.row_pitch, rows + geometry_.border))
+                                         geometry_.row_pitch, first + geometry_.border))
     const int64_t last = geometry_.border + call_.in_width - 1;
     for (int64_t k = 0; k < call_.classes; ++k) {
-      float* const row = rows + k * geometry_.row_pitch;
+      float* const row = first + k * geometry_.row_pitch;
       row[0] = row[geometry_.border];
       for (int64_t x = last + 1; x < geometry_.row_pitch; ++x) {
         row[x] = row[last];
       }
     }
-    return find_shift(rows);
+    return find_shift(first);
   }
 
-  // Fills the rows that follow the classes: their mean, where it is needed, and the shift.
-  bool find_shift(float* rows) const {
+  // Fills the rows that follow the classes: their mean, and the shift, which takes its place where
+  // no mean is needed.
+  bool find_shift(float* first) const {
     const int64_t pitch = geometry_.row_pitch;
     vint outside{};
     for (int64_t x = 0; x < pitch; x += lanes) {
       vfloat best = splat(-__builtin_inff()), sum{};
       for (int64_t k = 0; k < call_.classes; ++k) {
-        best = max(load<vfloat>(rows + k * pitch + x), best);
+        best = max(load<vfloat>(first + k * pitch + x), best);
       }
       for (int64_t k = 0; k < call_.classes; ++k) {
-        const vfloat value = load<vfloat>(rows + k * pitch + x);
+        const vfloat value = load<vfloat>(first + k * pitch + x);
         outside |= ~(value - best >= -steep);  // NaN too
         sum += value * weight_[k];
       }
-      store(rows + call_.classes * pitch + x, sum / (weights_ > 0 ? weights_ : 1.0f));
-      store(rows + this->rows() * pitch + x, best);
+      store(first + call_.classes * pitch + x, sum / (weights_ > 0 ? weights_ : 1.0f));
+      store(first + rows() * pitch + x, best);
     }
     int32_t any = 0;
     for (int lane = 0; lane < lanes; ++lane) {
