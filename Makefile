@@ -36,9 +36,9 @@ ext: $(VENV)/openseg.installed
 
 demo: ext
 	$(BIN)/python -m openseg.train --cfg scenes/demo run.folder=$(DEMO) run.overwrite=true
-	$(BIN)/python -m openseg.evaluate --checkpoint $(DEMO)/checkpoints/best.pt --output $(DEMO)/evaluation --overwrite
-	$(BIN)/python -m openseg.data.export_scenes --output $(DEMO)/scenes --count 8
-	$(BIN)/python -m openseg.predict --checkpoint $(DEMO)/checkpoints/best.pt --output $(DEMO)/predictions --overwrite $(DEMO)/scenes
+	$(BIN)/python -m openseg.evaluate --checkpoint $(DEMO)/checkpoints/best.pt --output $(DEMO)/evaluation
+	$(BIN)/python -m openseg.export_scenes --output $(DEMO)/scenes --count 8
+	$(BIN)/python -m openseg.predict --checkpoint $(DEMO)/checkpoints/best.pt --output $(DEMO)/predictions --overwrite $(DEMO)/scenes/images/val
 	@echo
 	@echo "Curves:       $(DEMO)/curves.png"
 	@echo "Evaluation:   $(DEMO)/evaluation/"

@@ -158,7 +158,10 @@ def run_ninja(text):
     )
     print(done.stdout, end="")
     if done.returncode:
-        raise NoKernelsError("the compiler failed:\n" + "\n".join(done.stdout.splitlines()[-30:]))
+        raise NoKernelsError(
+            "the compiler failed, as openseg/_build_info.json says\n"
+            + "\n".join(done.stdout.splitlines()[-30:])
+        )
     return BUILD / "_C.so"
 
 

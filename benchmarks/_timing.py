@@ -5,6 +5,7 @@ The floor of a case is the larger of its bytes over the measured copy bandwidth 
 the measured matmul rate, both measured in the same run with the same number of threads.
 """
 
+import ctypes
 import datetime
 import json
 import platform
@@ -22,11 +23,10 @@ from openseg import _ext
 RESULTS = Path(__file__).with_name("results")
 
 
-def median_seconds(function: Callable[[], Any], device: str, min_run_time: float = 1.0) -> float:
-    """Median over at least `min_run_time` seconds, after one call to warm up."""
+def median_seconds(function: Callable[[], Any], min_run_time: float = 1.0) -> float:
+    """Median over at least `min_run_time` seconds, after one call to warm up; waits for CUDA."""
     function()
     timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
-    del device  # Timer synchronises CUDA by itself
     return timer.blocked_autorange(min_run_time=min_run_time).median
 
 
@@ -46,8 +46,6 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int:
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-    import ctypes
 
     ctypes.CDLL(None).malloc_trim(0)
     done = threading.Event()
@@ -73,14 +71,14 @@ def copy_bandwidth(device: str) -> float:
     """Bytes read and written a second by a copy of 256 MiB."""
     source = torch.zeros(1 << 26, device=device)
     target = torch.empty_like(source)
-    seconds = median_seconds(lambda: target.copy_(source), device)
+    seconds = median_seconds(lambda: target.copy_(source))
     return 2 * source.numel() * source.element_size() / seconds
 
 
 def matmul_rate(device: str) -> float:
     """float32 FLOPs a second of a 1536³ product."""
     a = torch.randn(1536, 1536, device=device)
-    return 2 * 1536**3 / median_seconds(lambda: a @ a, device)
+    return 2 * 1536**3 / median_seconds(lambda: a @ a)
 
 
 def machine(device: str) -> dict[str, Any]:

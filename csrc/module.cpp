@@ -13,19 +13,32 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "upsample_argmax(Tensor logits, SymInt[2] size, bool align_corners, bool confidence)"
       " -> (Tensor, Tensor)");
+  // the loss of each pixel or an empty tensor, lse, the probabilities that `ohem` ("", "openseg" or
+  // "ocnet") compares or an empty tensor, and float64 [sum of the loss, its divisor, number of
+  // labels out of range, position of the first]
+  m.def(
+      "upsample_cross_entropy(Tensor logits, Tensor target, Tensor? weight, bool align_corners,"
+      " int ignore_index, float label_smoothing, str ohem, float thresh, int min_kept, bool each)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
+  // `scale`: the gradient of the loss of each pixel, or one number for all
+  m.def(
+      "upsample_cross_entropy_backward(Tensor logits, Tensor target, Tensor? weight, Tensor lse,"
+      " Tensor scale, bool align_corners, int ignore_index, float label_smoothing) -> Tensor");
   // the matrix, and [number of values out of range, position of the first]
   m.def(
       "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
       " -> (Tensor, Tensor)");
-  // the loss of each pixel or an empty tensor, the sums of losses and weights, log_sum_exp
+  m.def("object_attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor");
+  // gradients of query, key and value
   m.def(
-      "upsample_cross_entropy(Tensor logits, Tensor target, Tensor? weight, bool align_corners,"
-      " int ignore_index, float label_smoothing, bool per_pixel) -> (Tensor, Tensor, Tensor)");
-  // grad_loss has one value, or one for each pixel
+      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale)"
+      " -> (Tensor, Tensor, Tensor)");
+  // float32 regions, and [B, 2, K]: greatest scaled logit, 1 / Σ exp(scaled logit - greatest)
+  m.def("spatial_gather(Tensor features, Tensor logits, float scale) -> (Tensor, Tensor)");
+  // gradients of features and logits
   m.def(
-      "upsample_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target,"
-      " Tensor? weight, Tensor log_sum_exp, bool align_corners, int ignore_index,"
-      " float label_smoothing) -> Tensor");
+      "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
+      " Tensor statistics, float scale) -> (Tensor, Tensor)");
 }
 
 static std::string cpu_capability() {

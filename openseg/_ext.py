@@ -38,6 +38,8 @@ reason: str | None = _load()
 with_cuda: bool = reason is None and bool(build_info().get("cuda"))
 """Whether the kernels that are loaded are for NVIDIA GPUs too."""
 
+NO_CUDA = "the binary was built without CUDA: set OPENSEG_CUDA=1 and build it again"
+
 
 def operator(name: str) -> Any:
     """`torch.ops.openseg.<name>` of the binary, or None when it has no such operator."""

@@ -5,7 +5,6 @@ A mistake of the user is found here, before the first iteration: what does not f
 that names the key.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -46,9 +45,8 @@ from openseg.engine.validation import Validation
 from openseg.errors import CheckpointError, ConfigError, DataError
 from openseg.losses import SegmentationLoss
 from openseg.models import SegmentationModel, create_model
-from openseg.weights import load_weights
+from openseg.weights import LoadReport, load_weights
 
-log = logging.getLogger("openseg")
 _SAMPLES_CHECKED = 16
 
 
@@ -118,9 +116,10 @@ def build_batches(config: Config, dataset: Dataset, process: Process, start: int
     return endless_batches(TrainSet(dataset, transform, train.seed), sampler, data.workers, on_gpu)
 
 
-def build_model(config: Config, num_classes: int) -> SegmentationModel:
-    """The network, with the weights that `model.weights` names."""
+def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, LoadReport | None]:
+    """The network with the weights that `model.weights` names, and the report of loading them."""
     model = config.model
+    report = None
     try:
         network = create_model(
             model.name,
@@ -131,12 +130,10 @@ def build_model(config: Config, num_classes: int) -> SegmentationModel:
             variant=model.variant,
         )
         if model.weights is not None:
-            log.info(
-                "%s: %s", model.weights, load_weights(network, model.weights, model.weights_source)
-            )
+            report = load_weights(network, model.weights, model.weights_source)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
-    return network
+    return network, report
 
 
 def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
@@ -147,7 +144,7 @@ def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo)
             f"expected: one for each class of {info.name} ({', '.join(info.classes)})"
         )
     outputs = _aux_outputs(model)
-    if set(loss.aux_weights) != outputs:
+    if not outputs <= loss.aux_weights.keys():
         raise ConfigError(
             f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
             f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
@@ -181,13 +178,14 @@ def build_optimizer(config: Config, model: SegmentationModel) -> Optimizer:
     return torch.optim.SGD(groups, train.lr, train.momentum, weight_decay=train.weight_decay)
 
 
-def build_trainer(config: Config, info: DatasetInfo, process: Process) -> Trainer:
-    """Network, loss, optimizer and schedule, put together."""
+def build_trainer(
+    config: Config, model: SegmentationModel, info: DatasetInfo, process: Process
+) -> Trainer:
+    """The network with its loss, optimizer and schedule."""
     train = config.train
     _check_batch(config, process)
     if train.amp == "fp16" and process.device.type != "cuda":
         raise ConfigError("train.amp: fp16 given, bf16 or none expected without a CUDA device")
-    model = build_model(config, info.num_classes)
     criterion = build_criterion(config, model, info)
     schedule = poly_schedule(train.iterations, train.power, train.warmup_iterations, train.warmup)
     optimizer = build_optimizer(config, model)

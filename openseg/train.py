@@ -38,7 +38,8 @@ def _train(config: Config, process: Process) -> int:
     folder = build.build_run_folder(config)
     checkpoint = build.checkpoint_to_resume(config, folder)
     train_set, val_set = build.build_datasets(config)
-    trainer = build.build_trainer(config, train_set.info, process)
+    model, weights_report = build.build_model(config, train_set.info.num_classes)
+    trainer = build.build_trainer(config, model, train_set.info, process)
     progress = Progress()
     if checkpoint is not None:
         trainer.resume(checkpoint)
@@ -55,6 +56,8 @@ def _train(config: Config, process: Process) -> int:
         folder.describe(to_yaml(config), environment.collect())
     with build.build_reporter(config, folder, process, trainer.iteration) as reporter:
         log.info("%s", _summary(trainer, train_set, val_set))
+        if weights_report is not None:
+            log.info("%s", weights_report)
         if checkpoint is not None:
             log.info("resumed at iteration %d", trainer.iteration)
             for text in differences(config, checkpoint["config"]):
@@ -80,7 +83,8 @@ def _train(config: Config, process: Process) -> int:
 def _try_out(config: Config, process: Process) -> int:
     """Build everything, take two steps and look at one validation image; write nothing."""
     train_set, val_set = build.build_datasets(config)
-    trainer = build.build_trainer(config, train_set.info, process)
+    model, _ = build.build_model(config, train_set.info.num_classes)
+    trainer = build.build_trainer(config, model, train_set.info, process)
     batches = build.build_batches(config, train_set, process)
     for _ in range(2):  # the first one pays for warming up
         begin = time.perf_counter()

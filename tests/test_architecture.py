@@ -30,7 +30,7 @@ LEVELS = {
     "openseg.build": 5,
 }
 ENTRY_POINT = 6  # openseg/<name>.py that is not listed
-ALSO = {("openseg.models", "openseg.backbones")}
+ALSO = {("openseg.models", "openseg.backbones"), ("openseg.cli", "openseg.errors")}
 NEVER = {("openseg.engine", "openseg.models"), ("openseg.engine", "openseg.backbones")}
 OPS_MAY_IMPORT = {"openseg.ops", "openseg._ext"}
 UNWANTED = {"torchvision", "timm", "torchmetrics", "cv2", "albumentations"}

@@ -5,6 +5,9 @@ import json
 import subprocess
 import sys
 
+import pytest
+import torch
+
 from openseg import _ext, ops
 from openseg.engine import environment
 
@@ -16,6 +19,23 @@ def test_table_lists_every_operator():
         assert states["reference"] == "available"
     expected = "available" if _ext.reason is None else _ext.reason
     assert table["upsample_argmax"]["cpp"] == expected
+    assert table["self_attention"]["cpp"] == (_ext.reason or "not written for this operator")
+
+
+@pytest.mark.parametrize("operator", ["upsample_argmax", "object_attention"])
+def test_state_of_cuda_is_what_a_call_finds(operator):
+    state = environment.operator_table()[operator]["cuda"]
+    if _ext.reason is not None:
+        assert state == _ext.reason
+    elif not _ext.with_cuda:
+        assert state == _ext.NO_CUDA
+    elif operator == "object_attention":
+        assert state == "not written for this operator"
+    elif torch.cuda.is_available():
+        assert state == "available"
+        ops.upsample_argmax(torch.zeros(1, 2, 3, 3, device="cuda"), (5, 5), backend="cuda")
+    else:
+        assert state == "torch finds no NVIDIA GPU here"
 
 
 def test_json_and_text_of_the_command():

@@ -93,6 +93,46 @@ inline vfloat load_float(const float16* from) {
   return (vfloat)((vuint)value | special | (half & 0x8000) << 16);
 }
 
+inline void store_float(float* to, vfloat value) {
+  store(to, value);
+}
+
+// The upper halves of the lanes.
+template <typename Half>
+inline void store_upper_halves(Half* to, vuint value) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * lanes)));
+  store(to, __builtin_convertvector(value >> 16, Halves));
+}
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline void store_float(bfloat16* to, vfloat value) {
+#if defined(__AVX512BF16__)
+  store(to, _mm512_cvtneps_pbh((__m512)value));
+#else
+  const vuint bits = (vuint)value;
+  const vuint rounded = bits + 0x7fff + (bits >> 16 & 1);
+  store_upper_halves(to, value == value ? rounded : bits | 0x400000);
+#endif
+}
+
+inline void store_float(float16* to, vfloat value) {
+#if defined(__AVX512F__)
+  store(to, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  store(to, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
+#else
+  const vuint sign = (vuint)value & 0x80000000u;
+  const vuint bits = (vuint)value ^ sign;
+  const vuint normal = bits - (112u << 23) + 0xfff + (bits >> 13 & 1);
+  // adding 1/2 leaves a subnormal result in the low bits, rounded by the processor
+  const vuint subnormal = ((vuint)((vfloat)bits + 0.5f) - 0x3f000000u) << 13;
+  const vuint small = bits < 113u << 23 ? subnormal : normal;
+  const vuint large = bits > 0x7f800000u ? vuint{} + (0x7e00u << 13) : vuint{} + (0x7c00u << 13);
+  const vuint half = bits >= 0x477ff000u ? large : small;
+  store_upper_halves(to, (half << 3 & 0x7fff0000u) | sign);
+#endif
+}
+
 inline float to_float(float value) {
   return value;
 }
@@ -117,12 +157,13 @@ inline vfloat permute(const float* start, vint offset) {
 #endif
 }
 
-// exp(x) for x <= 0, relative error below 2e-7, 0 for x < -87; NaN stays NaN.
-inline vfloat exp_nonpositive(vfloat x) {
+// exp(x) for x <= 88, relative error below 1.5e-7, 0 for x < -87; NaN stays NaN.
+inline vfloat exp(vfloat x) {
   const vfloat shifted = x * 1.44269504f + 0x1.8p23f;  // rounds to an integer in the low bits
   const vfloat n = shifted - 0x1.8p23f;
   const vfloat r = (x - n * 0.693145752f) - n * 1.42860677e-6f;  // log 2 in two parts
-  vfloat p = r * (1.0f / 720) + 1.0f / 120;
+  vfloat p = r * (1.0f / 5040) + 1.0f / 720;
+  p = p * r + 1.0f / 120;
   p = p * r + 1.0f / 24;
   p = p * r + 1.0f / 6;
   p = p * r + 0.5f;
@@ -130,6 +171,22 @@ inline vfloat exp_nonpositive(vfloat x) {
   p = p * r + 1.0f;
   const vfloat power = (vfloat)(((vint)shifted + 127) << 23);
   return x < -87.0f ? vfloat{} : p * power;
+}
+
+// log(x) for x a positive normal number, error below 2e-7 of the greater of 1 and the result; NaN
+// stays NaN. With x = 2^n m, 0.7 < m < 1.5: log m = 2 artanh((m - 1) / (m + 1)), by its series.
+inline vfloat log(vfloat x) {
+  const vint bits = (vint)x - 0x3f330000;
+  const vfloat n = __builtin_convertvector(bits >> 23, vfloat);
+  const vfloat m = (vfloat)((bits & 0x7fffff) + 0x3f330000);
+  const vfloat s = (m - 1.0f) / (m + 1.0f);
+  const vfloat square = s * s;
+  vfloat p = square * (2.0f / 9) + 2.0f / 7;
+  p = p * square + 2.0f / 5;
+  p = p * square + 2.0f / 3;
+  const vfloat fraction = s * square * p + 2.0f * s;
+  const vfloat value = n * 0.693145752f + (n * 1.42860677e-6f + fraction);
+  return x == x ? value : x;
 }
 
 // Memory of one piece of a parallel run, freed with it; null when there is none.

@@ -36,15 +36,82 @@ DType integral_dtype(const char* operator_name, const Tensor& tensor) {
   }
 }
 
-Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+namespace {
+
+template <typename Call>
+Tensor allocated(const Call& call) {
   try {
-    return torch::stable::new_empty(like, sizes, dtype);
+    return call();
   } catch (const std::exception& error) {
     const char* what = torch_exception_get_what_without_backtrace
                            ? torch_exception_get_what_without_backtrace()
                            : nullptr;
     fail("openseg: no memory for a result: ", what ? what : error.what());
   }
+}
+
+// openseg/ops/_layout.py has the same rule for shapes without data.
+bool is_channels_last(const Tensor& map) {
+  return map.stride(1) == 1 && map.size(1) > 1;
+}
+
+struct Strides {
+  int64_t channel, pixel;  // pixel: 0 when there is no single one
+};
+
+Strides strides_of(const Tensor& tensor) {
+  if (tensor.dim() == 3) {
+    return {tensor.stride(2), tensor.stride(1)};
+  }
+  const int64_t height = tensor.size(2), width = tensor.size(3);
+  if (height == 1 || width == 1) {
+    return {tensor.stride(1), tensor.stride(height == 1 ? 3 : 2)};
+  }
+  const bool even = tensor.stride(2) == width * tensor.stride(3);
+  return {tensor.stride(1), even ? tensor.stride(3) : 0};
+}
+
+}  // namespace
+
+Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return allocated([&] { return torch::stable::new_empty(like, sizes, dtype); });
+}
+
+Tensor allocate_map(const Tensor& like, int64_t channels) {
+  using torch::headeronly::MemoryFormat;
+  const std::vector<int64_t> sizes{like.size(0), channels, like.size(2), like.size(3)};
+  const auto format =
+      is_channels_last(like) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  return allocated([&] {
+    return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(),
+                                std::nullopt, format);
+  });
+}
+
+Tensor walkable(const Tensor& tensor) {
+  using torch::headeronly::MemoryFormat;
+  const Strides strides = strides_of(tensor);
+  if (strides.pixel == 1 || (strides.channel == 1 && strides.pixel != 0) || tensor.numel() == 0) {
+    return tensor;
+  }
+  const bool last = tensor.dim() == 4 && is_channels_last(tensor);
+  return torch::stable::contiguous(tensor,
+                                   last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+Map map_of(const char* operator_name, const Tensor& tensor) {
+  const bool regions = tensor.dim() == 3;
+  const Strides strides = strides_of(tensor);
+  return {
+      .data = const_cast<void*>(tensor.const_data_ptr()),
+      .dtype = floating_dtype(operator_name, tensor),
+      .batch = tensor.size(0),
+      .channels = tensor.size(regions ? 2 : 1),
+      .pixels = regions ? tensor.size(1) : tensor.size(2) * tensor.size(3),
+      .stride_batch = tensor.stride(0),
+      .stride_channel = strides.channel,
+      .stride_pixel = strides.pixel,
+  };
 }
 
 void run_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {

@@ -58,13 +58,13 @@ CAMVID: tuple[Color, ...] = (
 
 SCENES: tuple[Color, ...] = (
     (147, 197, 253),  # sky
-    (220, 38, 127),  # balloon
     (0, 90, 70),  # pines
     (86, 160, 60),  # oaks
     (150, 205, 150),  # beeches
     (245, 190, 50),  # wheat
     (225, 120, 30),  # barley
     (150, 90, 40),  # rye
-    (90, 60, 160),  # hut
+    (220, 38, 127),  # meadow
     (130, 130, 140),  # path
+    (90, 60, 160),  # hut
 )

@@ -14,7 +14,6 @@ The keys of a checkpoint:
 import os
 import pickle
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,18 @@ def save_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
     """
     path = Path(path)
     contents = {"format": FORMAT, "version": VERSION, **checkpoint}
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(number, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(contents, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # the zip writer of PyTorch turns one into the other
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise CheckpointError(_cannot_write(path, error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _cannot_write(path: Path, error: Exception) -> str:
@@ -102,8 +99,8 @@ def _load(path: Path) -> Any:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         size = path.stat().st_size
         raise CheckpointError(
-            f"{path}: is damaged or cut short ({size:,} bytes: {str(error).partition(chr(10))[0]});"
-            " copy it again, or use another checkpoint of the run"
+            f"{path}: is damaged or cut short ({size:,} bytes: {str(error).partition('. ')[0]}); "
+            "copy it again, or use another checkpoint of the run"
         ) from error
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What a bug report, and the folder of a run, say of the machine and of the binary."""
 
-import importlib
 import platform
 import shutil
 import subprocess
@@ -40,16 +39,27 @@ def _commit() -> str:
 
 def operator_table() -> dict[str, dict[str, str]]:
     """Operator → backend → "available" or the reason why not."""
-    missing = _ext.reason or "not in the binary: build it again"
     table = {}
-    for name in ops.__all__:
-        api = importlib.import_module(f"openseg.ops.{name}.api")
-        table[name] = {"reference": "available"}
-        if hasattr(api, "_KERNEL"):
-            table[name]["cpp"] = missing if api._KERNEL is None else "available"
-        else:
-            table[name]["cpp"] = "not written for this operator"
+    for name in filter(str.islower, ops.__all__):  # operators: types are capitalised
+        states = {"reference": "available"}
+        for backend, key in (("cpp", "CPU"), ("cuda", "CUDA")):
+            states[backend] = _obstacle(name, backend, key) or "available"
+        table[name] = states
     return table
+
+
+def _obstacle(operator: str, backend: str, key: str) -> str | None:
+    """Why no call of an operator can run its kernel; `key` is what torch calls the device."""
+    kernel = _ext.operator(operator)
+    if _ext.reason is not None:
+        return _ext.reason
+    if backend == "cuda" and not _ext.with_cuda:
+        return _ext.NO_CUDA
+    if kernel is None or not kernel.has_kernel_for_dispatch_key(getattr(torch._C.DispatchKey, key)):
+        return "not written for this operator"
+    if backend == "cuda" and (torch.version.cuda is None or not torch.cuda.is_available()):
+        return "torch finds no NVIDIA GPU here"
+    return None
 
 
 def collect() -> dict[str, Any]:

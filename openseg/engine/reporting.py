@@ -94,6 +94,8 @@ class Reporter:
         self._record({"kind": "train", **record})
 
     def on_validation(self, iteration: int, metrics: Metrics, is_best: bool) -> None:
+        if self.display is not None:
+            self.display.tell("")
         mark = "  (best so far)" if is_best else ""
         log.info("validation at %d: mean IoU %.2f %%%s", iteration, 100 * metrics.mean_iou, mark)
         self._record({"kind": "validation", "iteration": iteration, **metrics.to_dict()})

@@ -23,6 +23,8 @@ from openseg.engine.distributed import any_process, mean_over_processes
 from openseg.engine.trainer import Trainer
 from openseg.errors import TrainingError
 
+_SAME_WISH_SECONDS = 2.0
+
 
 class Metrics(Protocol):
     """What a validation returns."""
@@ -204,14 +206,23 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are noted in; a second signal acts at once, as usual."""
+    """A list that SIGINT and SIGTERM are noted in; one that is sent again acts as usual.
+
+    What comes within a moment of the first is the same wish: a terminal sends Ctrl-C to all
+    processes, and torchrun or make then pass it on.
+    """
     received: list[int] = []
     usual: dict[signal.Signals, Any] = {}
+    first = math.inf
 
     def note(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        first = min(first, time.monotonic())
         received.append(number)
-        for which, handler in usual.items():
-            signal.signal(which, handler)
+        if time.monotonic() - first > _SAME_WISH_SECONDS:
+            for which, handler in usual.items():
+                signal.signal(which, handler)
+            signal.raise_signal(number)
 
     in_main = threading.current_thread() is threading.main_thread()  # others get no signals
     for which in (signal.SIGINT, signal.SIGTERM) if in_main else ():

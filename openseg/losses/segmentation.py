@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from openseg.ops import upsample_cross_entropy
+from openseg.ops import Ohem, upsample_cross_entropy
 
 
 class Logits(Protocol):
@@ -33,6 +33,9 @@ class SegmentationLoss(nn.Module):
         ignore_index: label of the pixels without loss.
         align_corners: of the upsampling of the logits.
         label_smoothing: in [0, 1].
+        ohem: online hard example mining on the main logits.
+        ohem_aux: on the auxiliary logits too; the published networks have plain cross entropy
+            there.
     """
 
     class_weights: Tensor | None
@@ -44,12 +47,16 @@ class SegmentationLoss(nn.Module):
         ignore_index: int = 255,
         align_corners: bool = True,
         label_smoothing: float = 0.0,
+        ohem: Ohem | None = None,
+        ohem_aux: bool = False,
     ) -> None:
         super().__init__()
         self.aux_weights = {"aux": 0.4} if aux_weights is None else dict(aux_weights)
         self.ignore_index = ignore_index
         self.align_corners = align_corners
         self.label_smoothing = label_smoothing
+        self.ohem = ohem
+        self.ohem_aux = ohem if ohem_aux else None
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -65,14 +72,14 @@ class SegmentationLoss(nn.Module):
                 f"no weight for the auxiliary outputs {sorted(unknown)}; "
                 f"aux_weights has {sorted(self.aux_weights)}"
             )
-        losses = {"main": self._cross_entropy(output.main, target)}
+        losses = {"main": self._cross_entropy(output.main, target, self.ohem)}
         total = losses["main"]
         for name, logits in output.aux.items():
-            losses[name] = self._cross_entropy(logits, target)
+            losses[name] = self._cross_entropy(logits, target, self.ohem_aux)
             total = total + self.aux_weights[name] * losses[name]
         return {"loss": total, **losses}
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, target: Tensor, ohem: Ohem | None) -> Tensor:
         return upsample_cross_entropy(
             logits,
             target,
@@ -80,4 +87,5 @@ class SegmentationLoss(nn.Module):
             weight=self.class_weights,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
+            ohem=ohem,
         )

@@ -10,9 +10,10 @@ from openseg.ops.object_attention import object_attention
 from openseg.ops.self_attention import self_attention
 from openseg.ops.spatial_gather import spatial_gather
 from openseg.ops.upsample_argmax import upsample_argmax
-from openseg.ops.upsample_cross_entropy import upsample_cross_entropy
+from openseg.ops.upsample_cross_entropy import Ohem, upsample_cross_entropy
 
 __all__ = [
+    "Ohem",
     "confusion_matrix",
     "interlaced_attention",
     "object_attention",

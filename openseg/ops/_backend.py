@@ -40,7 +40,7 @@ def cuda_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dt
     if kernel is None:
         return _ext.reason or "the binary has no such operator: build it again"
     if not _ext.with_cuda:
-        return "the binary was built without CUDA: set OPENSEG_CUDA=1 and build it again"
+        return _ext.NO_CUDA
     if tensor.device.type != "cuda" or torch.version.cuda is None:
         return f"it serves tensors of NVIDIA GPUs, this one is on {tensor.device}"
     if tensor.dtype not in dtypes:

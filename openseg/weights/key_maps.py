@@ -202,12 +202,15 @@ class KeyMap:
     """Names of one network in one published code.
 
     names: foreign module name -> ours. inplace_abn: a head norm directly under its number (and
-    not in a Sequential of norm and activation) is InPlaceABN.
+    not in a Sequential of norm and activation) is InPlaceABN. scope: what our names start with
+    that the checkpoint has to fill. ignored: beginnings of keys that are not wanted.
     """
 
     source: str
     names: Mapping[str, str]
-    inplace_abn: bool
+    inplace_abn: bool = False
+    scope: str = ""
+    ignored: tuple[str, ...] = ("loss.",)
 
     def module(self, name: str) -> str | None:
         """Our name of a foreign module, or None."""
@@ -227,6 +230,31 @@ def key_maps(network: str) -> list[KeyMap]:
         KeyMap(source, _expand(backbone | networks[network]), inplace_abn)
         for source, (backbone, networks, inplace_abn) in _SOURCES.items()
         if network in networks
+    ]
+
+
+_STEM = "{conv1|bn1|conv2|bn2|conv3|bn3}"
+_LAYERS = {"{layer1|layer2|layer3|layer4}.*": "{layer1|layer2|layer3|layer4}.*"}
+_CLASSIFIERS = ("fc.", "classifier.", "final_layer.", "incre_modules.", "downsamp_modules.")
+
+IMAGENET: tuple[dict[str, str], ...] = (
+    {_STEM: f"stem.{_STEM}"} | _LAYERS,  # torchvision; and CSAIL, whose stem is deep
+    {"{conv1.0|conv1.1|conv1.3|conv1.4|conv1.6|bn1}": f"stem.{_STEM}"} | _LAYERS,  # timm, deep
+    {"*": "*"},  # HRNet's authors
+)
+"""Classification networks, for a backbone."""
+
+
+def imagenet_maps(scope: str) -> list[KeyMap]:
+    """The key maps that fill a backbone alone; our names of it start with `scope`."""
+    return [
+        KeyMap(
+            "imagenet",
+            {theirs: scope + ours for theirs, ours in _expand(rows).items()},
+            scope=scope,
+            ignored=_CLASSIFIERS,
+        )
+        for rows in IMAGENET
     ]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openseg.errors import CheckpointError
-from openseg.weights.key_maps import KeyMap, key_maps
+from openseg.weights.key_maps import KeyMap, imagenet_maps, key_maps
 from openseg.weights.reading import read_state_dict, unwrap
 
 _ABN_EPS = 1e-5
@@ -55,7 +55,8 @@ def load_weights(
         model: a network of `create_model`; any other module takes checkpoints with its own names.
         checkpoint: a file (`torch.save` or `.safetensors`), or a state dict.
         source: whose names the checkpoint has: "openseg" (ours), "openseg.pytorch",
-            "ocnet.pytorch", "hrnet" (HRNet-Semantic-Segmentation), or "auto".
+            "ocnet.pytorch", "hrnet" (HRNet-Semantic-Segmentation), or "auto" for any of these.
+            "imagenet" is a classification network, which fills the backbone alone.
 
     Returns:
         A `LoadReport`; print it.
@@ -69,10 +70,10 @@ def load_weights(
     else:
         name, state_dict = "the state dict", unwrap(checkpoint, "the state dict")
     state_dict = _without_prefixes(state_dict)
-    candidates = [_translate(state_dict, names) for names in _candidates(model, source)]
     own = model.state_dict()
-    tensors, report = max(candidates, key=lambda candidate: len(own.keys() & candidate[0].keys()))
-    _check(own, tensors, name, report)
+    names = max(_candidates(model, source), key=lambda names: _fitting(state_dict, names, own))
+    tensors, report = _translate(state_dict, names)
+    _check(own, tensors, name, names)
     report.loaded = [key for key in own if key in tensors]
     model.load_state_dict(tensors, strict=False)
     if report.inplace_abn:
@@ -81,13 +82,28 @@ def load_weights(
 
 
 def _candidates(model: nn.Module, source: str) -> list[KeyMap]:
-    own = KeyMap("openseg", {"*": "*"}, inplace_abn=False)
+    if source == "imagenet":
+        return imagenet_maps("backbone." if hasattr(model, "backbone") else "")
+    own = KeyMap("openseg", {"*": "*"})
     foreign = key_maps(getattr(model, "arguments", {}).get("name", ""))
     candidates = [names for names in [own, *foreign] if source in ("auto", names.source)]
     if not candidates:
         known = ", ".join(repr(names.source) for names in [own, *foreign])
-        raise ValueError(f"source must be 'auto' or, for this network, {known}; got {source!r}")
+        raise ValueError(
+            f"source must be 'auto', 'imagenet' or, for this network, {known}; got {source!r}"
+        )
     return candidates
+
+
+def _fitting(state_dict: Mapping[str, Tensor], names: KeyMap, own: Mapping[str, Tensor]) -> int:
+    """How many keys of the checkpoint the network knows by these names."""
+    return sum(_our_key(key, names) in own for key in state_dict)
+
+
+def _our_key(key: str, names: KeyMap) -> str:
+    """The network's key for one of the checkpoint; a key without a name of ours keeps its own."""
+    module, _, parameter = key.rpartition(".")
+    return f"{names.module(module) or module}.{parameter}".removeprefix(".")
 
 
 def _without_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,13 +122,11 @@ def _translate(
     tensors: dict[str, Tensor] = {}
     flat_norms = 0
     for key, tensor in state_dict.items():
-        if key.startswith("loss."):
+        if key.startswith(names.ignored):
             report.ignored.append(key)
             continue
-        module, _, parameter = key.rpartition(".")
-        ours = names.module(module)
-        flat_norms += ours is not None and module in names.names and ours.endswith(".norm")
-        our_key = f"{ours or module}.{parameter}".removeprefix(".")
+        flat_norms += names.names.get(key.rpartition(".")[0], "").endswith(".norm")
+        our_key = _our_key(key, names)
         if our_key in tensors and not torch.equal(tensors[our_key], tensor):
             raise CheckpointError(
                 f"{key} should repeat another tensor of the checkpoint, as {our_key}, but "
@@ -131,9 +145,10 @@ def _translate(
 
 
 def _check(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, report: LoadReport
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, names: KeyMap
 ) -> None:
-    missing = [key for key in own if key not in tensors and not key.endswith(_COUNTER)]
+    wanted = [key for key in own if key.startswith(names.scope) and not key.endswith(_COUNTER)]
+    missing = [key for key in wanted if key not in tensors]
     unexpected = [key for key in tensors if key not in own]
     mismatched = [
         f"{key} ({_size(tensors[key])} in the checkpoint, {_size(own[key])} in the network)"
@@ -143,12 +158,15 @@ def _check(
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
     if not any(problems.values()):
         return
-    lines = [f"{name} does not fit the network (read with the names of {report.source}):"]
+    lines = [f"{name} does not fit the network (read with the names of {names.source}):"]
     for problem, keys in problems.items():
         if keys:
             lines.append(f"  {len(keys)} {problem}:")
             lines += [f"    {key}" for key in keys]
-    lines.append("Check the network's name, backbone, variant and number of classes.")
+    lines.append(
+        "Check the network's name, backbone, variant and number of classes; weights of a backbone "
+        "alone need source='imagenet'."
+    )
     raise CheckpointError("\n".join(lines))
 
 

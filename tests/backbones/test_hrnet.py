@@ -19,12 +19,11 @@ def test_parameters(name, count):
         assert sum(p.numel() for p in create_backbone(name).parameters()) == count
 
 
-@pytest.mark.parametrize(("side", "known"), [(128, 32), (97, 25)])
-def test_one_map_of_stride_4(side, known):
+def test_one_map_of_stride_4():
     with torch.device("meta"):
         backbone = create_backbone("hrnet_w18", in_channels=4)
-        maps = backbone(torch.empty(1, 4, side, side))
-    assert [m.shape for m in maps] == [(1, 270, known, known)]
+        maps = backbone(torch.empty(1, 4, 97, 64))
+    assert [m.shape for m in maps] == [(1, 270, 25, 16)]
     assert backbone.channels == (270,)
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from openseg.backbones import create_backbone, list_backbones
+from openseg.backbones.resnet import BasicBlock, ResNet
 
 
 def sizes(name, side, **options):
@@ -40,7 +41,7 @@ def test_map_sizes(side, known):
     assert sizes("resnet18c", side, output_stride=16)[2:] == [(known[2] + 1) // 2] * 2
 
 
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", [n for n in list_backbones() if n.startswith("resnet")])
 def test_channels_are_those_announced(name):
     with torch.device("meta"):
         backbone = create_backbone(name, in_channels=4)
@@ -84,7 +85,7 @@ def test_options_that_do_not_fit(options, text):
 
 
 def test_compiles_and_exports():
-    backbone = create_backbone("resnet18c").eval()
+    backbone = ResNet(BasicBlock, (2, 1, 2, 1), deep_stem=True).eval()
     images = torch.randn(1, 3, 65, 33)
     known = backbone(images)
     compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")

@@ -11,6 +11,8 @@ from openseg.config.loading import to_plain
 from openseg.config.schema import fields_of
 from openseg.errors import ConfigError
 
+SCENES = "scenes/ocrnet_r18"
+
 
 def write(folder: Path, name: str, text: str) -> Path:
     path = folder / name
@@ -31,10 +33,10 @@ def test_overrides_come_after_the_file_and_the_file_after_its_bases(tmp_path):
 
 
 def test_a_base_may_be_a_shipped_name(tmp_path):
-    path = write(tmp_path, "mine.yaml", "base: scenes/demo\ntrain: {lr: 0.5}")
+    path = write(tmp_path, "mine.yaml", "base: scenes/ocrnet_r18\ntrain: {lr: 0.5}")
     config = load_config(path)
     assert config.train.lr == 0.5
-    assert config.train.iterations == load_config("scenes/demo").train.iterations
+    assert config.train.iterations == load_config(SCENES).train.iterations
 
 
 def test_a_chain_that_bites_its_tail_is_refused(tmp_path):
@@ -55,26 +57,26 @@ def test_shipped_configs_load_and_say_how_to_run_them(name):
 
 
 def test_the_written_config_reads_back_equal(tmp_path):
-    config = load_config("scenes/demo", ["train.ema=0.99", "run.folder=007", "val.scales=[0.5, 1]"])
+    config = load_config(SCENES, ["train.ema=0.99", "run.folder=007", "val.scales=[0.5, 1]"])
     path = write(tmp_path, "config.yaml", to_yaml(config))
     assert load_config(path) == config
     assert yaml.safe_load(to_yaml(config)) == to_plain(config)
 
 
 def test_the_written_config_forgets_what_asks_for_one_start_only():
-    written = to_plain(load_config("scenes/demo", ["run.overwrite=true", "dry_run=true"]))
+    written = to_plain(load_config(SCENES, ["run.overwrite=true", "dry_run=true"]))
     assert written["run"]["overwrite"] is False
     assert written["dry_run"] is False
 
 
 def test_text_options_take_the_word_as_written():
-    config = load_config("scenes/demo", ["run.folder=1e-3", "run.resume=null", "model.weights=on"])
+    config = load_config(SCENES, ["run.folder=1e-3", "run.resume=null", "model.weights=on"])
     assert (config.run.folder, config.run.resume, config.model.weights) == ("1e-3", None, "on")
 
 
 def test_a_mapping_is_replaced_whole_and_one_entry_of_it_alone():
-    whole = load_config("scenes/demo", ["loss.aux_weights={dsn: 0.3}"]).loss.aux_weights
-    entry = load_config("scenes/demo", ["loss.aux_weights.dsn=0.3"]).loss.aux_weights
+    whole = load_config(SCENES, ["loss.aux_weights={dsn: 0.3}"]).loss.aux_weights
+    entry = load_config(SCENES, ["loss.aux_weights.dsn=0.3"]).loss.aux_weights
     assert whole == {"dsn": 0.3}
     assert entry == {"aux": 0.4, "dsn": 0.3}
 
@@ -113,17 +115,17 @@ MISTAKES = {
 @pytest.mark.parametrize("word", MISTAKES)
 def test_a_mistake_is_named_with_what_was_expected(word):
     with pytest.raises(ConfigError) as caught:
-        load_config("scenes/demo", [word])
+        load_config(SCENES, [word])
     assert MISTAKES[word] in str(caught.value)
 
 
 def test_rules_between_two_options():
     with pytest.raises(ConfigError, match="deletes the earlier run"):
-        load_config("scenes/demo", ["run.resume=auto", "run.overwrite=true"])
+        load_config(SCENES, ["run.resume=auto", "run.overwrite=true"])
     slide = ["val.mode=slide", "val.crop_size=[64, 64]"]
-    assert load_config("scenes/demo", [*slide, "val.stride=[32, 64]"]).val.stride == (32, 64)
+    assert load_config(SCENES, [*slide, "val.stride=[32, 64]"]).val.stride == (32, 64)
     with pytest.raises(ConfigError, match="at most the window"):
-        load_config("scenes/demo", [*slide, "val.stride=[65, 64]"])
+        load_config(SCENES, [*slide, "val.stride=[65, 64]"])
 
 
 @pytest.mark.parametrize(
@@ -143,9 +145,9 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path, text, message):
 
 
 def test_a_missing_config_lists_the_nearest_names():
-    with pytest.raises(ConfigError, match="did you mean scenes/demo"):
-        load_config("scenes/demmo")
-    with pytest.raises(ConfigError, match=r"shipped are .*scenes/demo"):
+    with pytest.raises(ConfigError, match="did you mean scenes/ocrnet_r18"):
+        load_config("scenes/ocrnet_r81")
+    with pytest.raises(ConfigError, match=r"shipped are .*scenes/ocrnet_r18"):
         load_config("zzz")
 
 

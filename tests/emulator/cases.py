@@ -61,16 +61,17 @@ def count_labels(
     kernels.call(
         "confusion_matrix",
         "confusion_matrix",
-        "ConfusionMatrix",
-        prediction=np.concatenate([prediction[:offset], prediction])[offset:],
-        prediction_dtype=prediction.dtype.name,
-        target=np.concatenate([target[:offset], target])[offset:],
-        target_dtype=target.dtype.name,
-        count=len(target),
-        num_classes=classes,
-        ignore_index=255,
-        matrix=matrix,
-        invalid=invalid,
+        ConfusionMatrix={
+            "prediction": np.concatenate([prediction[:offset], prediction])[offset:],
+            "prediction_dtype": prediction.dtype.name,
+            "target": np.concatenate([target[:offset], target])[offset:],
+            "target_dtype": target.dtype.name,
+            "count": len(target),
+            "num_classes": classes,
+            "ignore_index": 255,
+            "matrix": matrix,
+            "invalid": invalid,
+        },
     )
     return matrix, invalid
 
@@ -140,19 +141,20 @@ def upsample(kernels, logits, size, align_corners, dtype, channels_last, with_co
     kernels.call(
         "upsample_argmax",
         "upsample_argmax",
-        "UpsampleArgmax",
-        logits=stored,
-        dtype=dtype,
-        batch=batch,
-        classes=classes,
-        in_height=height,
-        in_width=width,
-        **arrays.strides(stored),
-        out_height=size[0],
-        out_width=size[1],
-        align_corners=align_corners,
-        labels=labels,
-        confidence=confidence if with_confidence else None,
+        UpsampleArgmax=dict(
+            logits=stored,
+            dtype=dtype,
+            batch=batch,
+            classes=classes,
+            in_height=height,
+            in_width=width,
+            **arrays.strides(stored),
+            out_height=size[0],
+            out_width=size[1],
+            align_corners=align_corners,
+            labels=labels,
+            confidence=confidence if with_confidence else None,
+        ),
     )
     return labels, confidence
 
@@ -180,15 +182,22 @@ def check_upsample_cross_entropy(kernels: Kernels) -> None:
         )  # fmt: skip
     call = CrossEntropyCall(np.zeros((1, 3, 2, 2)), (4, 4), True, "float32", False)
     target = np.full((1, 4, 4), 255, np.uint8)
-    assert call.forward(kernels, target, None, 0.1)[1].tolist() == [0, 0]
+    assert call.forward(kernels, target, None, 0.1)[1].tolist() == [0, 0, 0, 0]
     assert (call.backward(kernels, np.ones(1, np.float32)) == 0).all()
     # Probabilities that are 1 to all digits, next to pixels that do not count.
     call = CrossEntropyCall(np.full((1, 1, 2, 2), 1e4), (4, 4), True, "float32", False)
     target[0, :, :2] = 0
     assert (call.forward(kernels, target, None, 0)[0] == 0).all()
     assert (call.backward(kernels, np.ones(1, np.float32)) == 0).all()
-    target[0, 1, 1] = 3
-    assert np.isnan(call.forward(kernels, target, None, 0)[1]).all()
+    # Labels out of range are counted, and have neither loss nor gradient.
+    target[0, 1, 1] = target[0, 3, 2] = 3
+    assert call.forward(kernels, target, None, 0.1)[1].tolist() == [0, 8 - 1, 2, 5]
+    assert np.isinf(call.lse[target == 3]).all()
+    # An infinite logit does not pass for the mark of a pixel that does not count.
+    call = CrossEntropyCall(np.full((1, 1, 2, 2), np.inf), (4, 4), True, "float32", False)
+    loss, totals = call.forward(kernels, target, None, 0)
+    assert np.array_equal(np.isnan(loss), target == 0)
+    assert np.isnan(totals[0])
 
 
 class CrossEntropyCall:
@@ -198,7 +207,7 @@ class CrossEntropyCall:
         self.dtype = dtype
         self.channels_last = channels_last
         self.pixels = (batch, *size)
-        self.log_sum_exp = np.full(self.pixels, np.nan, np.float32)
+        self.lse = np.full(self.pixels, np.nan, np.float32)
         self.fields = dict(
             logits=self.logits,
             dtype=dtype,
@@ -211,11 +220,10 @@ class CrossEntropyCall:
             out_width=size[1],
             align_corners=align_corners,
             ignore_index=255,
-            log_sum_exp=self.log_sum_exp,
         )
 
     def forward(self, kernels, target, weight, smoothing):
-        """The losses, and their sum with that of the weights."""
+        """The losses, and the four totals."""
         self.fields |= {
             "target": target,
             "target_dtype": target.dtype.name,
@@ -223,28 +231,31 @@ class CrossEntropyCall:
             "label_smoothing": smoothing,
         }
         loss = np.full(self.pixels, np.nan, np.float32)
-        sums = np.full(2, np.nan, np.float32)
+        totals = np.full(4, np.nan)
         blocks = self.pixels[0] * self.fields["in_height"] * -(-self.pixels[2] // 128)
-        partials = np.full((2, blocks), np.nan, np.float32)
-        self._call(kernels, "upsample_cross_entropy", loss=loss, sums=sums, partials=partials)
-        return loss, sums
+        result = {
+            "loss": loss,
+            "lse": self.lse,
+            "partials": np.full((2, blocks), np.nan, np.float32),
+            "invalid": np.zeros(2, np.int64),
+            "totals": totals,
+        }
+        self._call(kernels, "upsample_cross_entropy", CrossEntropyForwardCuda=result)
+        return loss, totals
 
-    def backward(self, kernels, grad_loss):
-        grad_logits = arrays.filled_with_nan(self.logits.shape, self.dtype, self.channels_last)
-        self._call(
-            kernels, "upsample_cross_entropy_backward", grad_loss=grad_loss, grad_logits=grad_logits
+    def backward(self, kernels, scale, channels_last=None):
+        """The gradient, in the memory format of the logits where no other is asked for."""
+        channels_last = self.channels_last if channels_last is None else channels_last
+        grad = arrays.filled_with_nan(self.logits.shape, self.dtype, channels_last)
+        result = dict(
+            lse=self.lse, scale=scale, one_scale=scale.size == 1, grad=grad, **arrays.strides(grad)
         )
-        return arrays.decode(grad_logits, self.dtype)
+        self._call(kernels, "upsample_cross_entropy_backward", CrossEntropyBackward=result)
+        return arrays.decode(grad, self.dtype)
 
-    def _call(self, kernels, launcher, **fields):
-        nothing = dict.fromkeys(("loss", "sums", "partials", "grad_loss", "grad_logits"))
-        per_pixel = fields.get("grad_loss", np.empty(0)).ndim == 3
-        kernels.call(
-            launcher,
-            "upsample_cross_entropy",
-            "UpsampleCrossEntropy",
-            **(self.fields | nothing | fields | {"grad_per_pixel": per_pixel}),
-        )
+    def _call(self, kernels, launcher, **result):
+        operator = "upsample_cross_entropy"
+        kernels.call(launcher, operator, UpsampleCrossEntropy=self.fields, **result)
 
 
 def compare_cross_entropy(
@@ -258,15 +269,16 @@ def compare_cross_entropy(
     target = random.integers(0, classes, call.pixels)
     target = np.where(random.random(call.pixels) < 0.2, 255, target).astype(target_dtype)
     weight = None if weight_seed is None else random.random(classes).astype(np.float32)
-    loss, sums = call.forward(kernels, target, weight, smoothing)
+    loss, totals = call.forward(kernels, target, weight, smoothing)
     grad_loss = random.random(call.pixels).astype(np.float32)
     per_pixel = call.backward(kernels, grad_loss)
-    for_all = call.backward(kernels, np.full(1, 0.5, np.float32))
+    for_all = call.backward(kernels, np.full(1, 0.5, np.float32), not channels_last)
 
     if loss.size == 0:
-        assert sums.tolist() == [0, 0]
+        assert totals.tolist() == [0, 0, 0, 0]
         return
     valid = target != 255
+    assert np.array_equal(np.isinf(call.lse), ~valid)
     label = np.where(valid, target, 0).astype(int)[:, None]
     weights = np.ones(classes) if weight is None else weight.astype(np.float64)
     # The weight of -log p of each class, at each pixel.
@@ -284,7 +296,8 @@ def compare_cross_entropy(
     expected = -(shares * log_p).sum(1)
     # Some 10 float32 operations for each class, on values below 20.
     assert np.abs(loss - expected).max() <= 2e-5
-    assert np.allclose(sums, [expected.sum(), (weights[label][:, 0] * valid).sum()], rtol=1e-5)
+    divisor = (weights[label][:, 0] * valid).sum()
+    assert np.allclose(totals, [expected.sum(), divisor, 0, 0], rtol=1e-5)
     grad_values = np.exp(log_p) * shares.sum(1, keepdims=True) - shares
     rows = arrays.upsampling(shape[2], size[0], align_corners)
     columns = arrays.upsampling(shape[3], size[1], align_corners)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Calls launchers of the emulated library on NumPy arrays, without torch.
 
-The arguments of a launcher are a struct; its layout is read from the operator's header, so that
-nothing about it is written twice.
+The arguments of a launcher are structs; their layout is read from the operator's headers, so that
+nothing about them is written twice.
 """
 
 import ctypes
@@ -39,8 +39,9 @@ def dtypes() -> dict[str, int]:
 
 @cache
 def call_struct(operator: str, name: str) -> type[ctypes.Structure]:
-    """The struct `name` of csrc/<operator>/<operator>.h."""
-    header = re.sub(r"//.*| = \w+", "", (CSRC / operator / f"{operator}.h").read_text())
+    """The struct `name` of csrc/<operator>/<operator>.h or its namesake in cuda/."""
+    headers = (CSRC / operator / f"{operator}.h", CSRC / operator / "cuda" / f"{operator}.h")
+    header = re.sub(r"//.*", "", "".join(path.read_text() for path in headers))
     body = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.S)[1]
     fields = []
     for declaration in filter(None, map(str.strip, body.split(";"))):
@@ -62,13 +63,10 @@ class Kernels:
             ctypes.c_int64(SHARED_LIMITS[architecture]),
         )
 
-    def call(self, launcher: str, operator: str, struct: str, **fields: Any) -> None:
-        """Calls `launcher`; arrays are passed as pointers, dtypes as `np.dtype` or by name."""
-        call_type = call_struct(operator, struct)
-        missing = {name for name, _ in call_type._fields_} ^ fields.keys()
-        assert not missing, f"{struct} and the call differ in {missing}"
-        call = call_type(**{name: _plain(value) for name, value in fields.items()})
-        self.call_plainly(launcher, ctypes.byref(call))
+    def call(self, launcher: str, operator: str, **structs: dict[str, Any]) -> None:
+        """Calls `launcher` with these structs: arrays are passed as pointers, dtypes by name."""
+        filled = [_filled(operator, name, fields) for name, fields in structs.items()]
+        self.call_plainly(launcher, *map(ctypes.byref, filled))
 
     def call_plainly(self, launcher: str, *arguments: Any) -> None:
         """The same for a launcher whose arguments are those of a C function."""
@@ -93,6 +91,13 @@ class Kernels:
             return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
         return re.sub(r"0x[0-9a-f]+", located, message)
+
+
+def _filled(operator: str, name: str, fields: dict[str, Any]) -> ctypes.Structure:
+    kind = call_struct(operator, name)
+    missing = {field for field, _ in kind._fields_} ^ fields.keys()
+    assert not missing, f"{name} and the call differ in {missing}"
+    return kind(**{field: _plain(value) for field, value in fields.items()})
 
 
 def _plain(value: Any) -> Any:

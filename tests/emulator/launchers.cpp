@@ -7,19 +7,28 @@
 #include "upsample_argmax/cuda/upsample_argmax.h"
 #include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
 
-#define LAUNCHER(name, Call)                               \
-  extern "C" const char* name(const openseg::Call* call) { \
-    static std::string message;                            \
-    try {                                                  \
-      openseg::name##_cuda(*call, nullptr);                \
-      return nullptr;                                      \
-    } catch (const std::exception& error) {                \
-      message = error.what();                              \
-      return message.c_str();                              \
-    }                                                      \
+template <typename Run>
+static const char* message_of(const Run& run) {
+  static std::string message;
+  try {
+    run();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+#define LAUNCHER(name, Call)                                          \
+  extern "C" const char* name(const openseg::Call* call) {            \
+    return message_of([&] { openseg::name##_cuda(*call, nullptr); }); \
+  }
+#define LAUNCHER_WITH_RESULT(name, Call, Result)                                          \
+  extern "C" const char* name(const openseg::Call* call, const openseg::Result* result) { \
+    return message_of([&] { openseg::name##_cuda(*call, *result, nullptr); });            \
   }
 
 LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
-LAUNCHER(upsample_cross_entropy, UpsampleCrossEntropy)
-LAUNCHER(upsample_cross_entropy_backward, UpsampleCrossEntropy)
+LAUNCHER_WITH_RESULT(upsample_cross_entropy, UpsampleCrossEntropy, CrossEntropyForwardCuda)
+LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, CrossEntropyBackward)

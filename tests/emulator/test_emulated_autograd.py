@@ -16,43 +16,45 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.ops.openseg.upsample_cross_entropy and its backward, for contiguous CPU tensors."""
     kernels = Kernels(str(build.library("plain")))
 
-    def call_of(logits, target, align_corners):
-        size = tuple(target.shape[1:])
-        values = logits.detach().double().numpy()
-        return CrossEntropyCall(values, size, align_corners, "float32", False)
-
-    def forward(logits, target, weight, align_corners, ignore_index, smoothing, per_pixel):
+    def ran_forward(logits, target, weight, align_corners, ignore_index, smoothing):
         assert ignore_index == 255
-        call = call_of(logits, target, align_corners)
+        size = tuple(target.shape[1:])
+        call = CrossEntropyCall(
+            logits.detach().double().numpy(), size, align_corners, "float32", False
+        )
         weights = None if weight is None else weight.numpy()
-        loss, sums = call.forward(kernels, target.numpy(), weights, smoothing)
-        shown = torch.from_numpy(loss) if per_pixel else torch.empty(0)
-        return shown, torch.from_numpy(sums), torch.from_numpy(call.log_sum_exp)
+        return call, *call.forward(kernels, target.numpy(), weights, smoothing)
 
-    def backward(grad_loss, logits, target, weight, log_sum_exp, align_corners, ignored, smoothing):
-        call = call_of(logits, target, align_corners)
-        weights = None if weight is None else weight.numpy()
-        call.forward(kernels, target.numpy(), weights, smoothing)
-        assert (log_sum_exp.numpy() == call.log_sum_exp).all()
-        one = grad_loss.reshape(1) if grad_loss.ndim == 0 else grad_loss
-        return torch.from_numpy(call.backward(kernels, one.numpy())).to(logits.dtype)
+    def forward(logits, target, weight, *options):
+        *problem, ohem, _, _, each = options
+        assert ohem == ""
+        call, loss, totals = ran_forward(logits, target, weight, *problem)
+        shown = torch.from_numpy(loss) if each else torch.empty(0)
+        return shown, torch.from_numpy(call.lse), torch.empty(0), torch.from_numpy(totals)
 
-    monkeypatch.setattr(autograd, "FORWARD", forward)
-    monkeypatch.setattr(autograd, "BACKWARD", backward)
+    def backward(logits, target, weight, lse, scale, *problem):
+        call, _, _ = ran_forward(logits, target, weight, *problem)
+        assert (lse.numpy() == call.lse).all()
+        return torch.from_numpy(call.backward(kernels, scale.numpy())).to(logits.dtype)
+
+    monkeypatch.setattr(autograd, "KERNEL", forward)
+    monkeypatch.setattr(autograd, "_BACKWARD", backward)
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_agrees_with_the_reference(reduction: str, weighted: bool) -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 3, 4, requires_grad=True)
     target = torch.randint(0, 5, (2, 13, 17))
     target[torch.rand(target.shape) < 0.3] = 255
+    target[1, 2, 3] = target[1, 0, 16] = 5
     weight = torch.rand(5) if weighted else None
-    arguments = (logits, target, True, weight, 255, 0.1, reduction)
-    ours = autograd.upsample_cross_entropy(*arguments)
-    theirs = reference.upsample_cross_entropy(*arguments)
+    arguments = (logits, target, weight, True, 255, 0.1, None, reduction)
+    ours, invalid = autograd.UpsampleCrossEntropy.apply(*arguments)
+    theirs, expected_invalid = reference.upsample_cross_entropy(*arguments)
+    assert invalid.tolist() == expected_invalid.tolist() == [2, 13 * 17 + 16]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     grad = torch.rand_like(ours)
     for mine, expected in zip(
@@ -67,6 +69,8 @@ def test_agrees_with_the_reference(reduction: str, weighted: bool) -> None:
 def test_a_batch_that_is_ignored_has_no_loss_and_no_gradient() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     target = torch.full((1, 8, 8), 255, dtype=torch.uint8)
-    loss = autograd.upsample_cross_entropy(logits, target, True, None, 255, 0.0, "mean")
+    loss, _ = autograd.UpsampleCrossEntropy.apply(
+        logits, target, None, True, 255, 0.0, None, "mean"
+    )
     assert loss.item() == 0
     assert (torch.autograd.grad(loss, logits)[0] == 0).all()

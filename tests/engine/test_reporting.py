@@ -71,7 +71,10 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "150")
-    tell(tmp_path, [2, 4])
+    with Reporter(4, 0, tmp_path) as reporter:
+        reporter.on_step(4)
+        reporter.on_validation(4, Metrics(), is_best=True)
+        reporter.on_losses(losses(4))
     printed = capsys.readouterr().out
     assert "4/4" in printed
     assert "loss 1.5000" in printed

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from openseg.engine import training
 from openseg.engine.training import Plan, Progress, train
 from openseg.errors import TrainingError
 from tests.engine.tiny import batches, make_trainer
@@ -109,10 +110,22 @@ def test_a_signal_ends_the_run_after_its_iteration_with_a_checkpoint(number):
     assert signal.getsignal(number) is usual
 
 
-def test_a_second_interrupt_acts_at_once():
+def test_an_interrupt_that_is_passed_on_is_one_wish():
+    def passed_on():
+        for batch in batches():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    diary, _, stopped = run(Plan(8), data=passed_on())
+    assert stopped == signal.SIGINT
+    assert diary.notes == [("save last", 1)]
+
+
+def test_a_second_interrupt_acts_at_once(monkeypatch):
+    monkeypatch.setattr(training, "_SAME_WISH_SECONDS", -1.0)
+
     def impatient():
-        yield next(batches())
-        os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         yield next(batches())
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from openseg.losses import SegmentationLoss
+from openseg.ops import Ohem, upsample_cross_entropy
 
 
 @pytest.fixture
@@ -61,3 +62,15 @@ def test_an_output_without_a_weight_is_an_error(output, target):
 def test_a_network_without_auxiliary_output(output, target):
     output.aux = {}
     assert SegmentationLoss()(output, target).keys() == {"loss", "main"}
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_hard_pixels_of_the_main_logits_alone_by_default(output, target, everywhere):
+    ohem = Ohem(thresh=0.4, min_kept=20)
+    losses = SegmentationLoss(ohem=ohem, ohem_aux=everywhere)(output, target)
+    main = upsample_cross_entropy(output.main, target, ohem=ohem)
+    aux = upsample_cross_entropy(output.aux["aux"], target, ohem=ohem if everywhere else None)
+    assert main > upsample_cross_entropy(output.main, target)
+    torch.testing.assert_close(losses["main"], main)
+    torch.testing.assert_close(losses["aux"], aux)
+    torch.testing.assert_close(losses["loss"], main + 0.4 * aux)

@@ -4,13 +4,20 @@ import torch
 
 import openseg
 from openseg.layers import ConvNormAct
+from openseg.models import _MODELS
 
 
-def test_every_network_can_be_built_by_its_name():
-    for name in openseg.list_models():
-        with torch.device("meta"):
-            model = openseg.create_model(name)
-        assert model.arguments["name"] == name
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [(name, variant) for name, network in _MODELS.items() for variant in network.variants],
+)
+def test_every_form_of_every_network_runs_and_is_rebuilt_from_its_arguments(name, variant):
+    with torch.device("meta"):
+        model = openseg.create_model(name, backbone="resnet18c", num_classes=7, variant=variant)
+        again = openseg.create_model(**model.arguments)
+        output = again(torch.empty(2, 3, 65, 33))
+    assert again.arguments == model.arguments
+    assert output.main.shape[:2] == (2, 7)
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ def test_gradients(kind):
 def test_layouts_agree():
     tensors = case(2, 4, 6, 6, 8)
     last = [t.to(memory_format=torch.channels_last) for t in tensors]
-    torch.testing.assert_close(
-        interlaced_attention(*last, groups=(2, 4)), interlaced_attention(*tensors, groups=(2, 4))
-    )
+    out = interlaced_attention(*last, groups=(2, 4))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, interlaced_attention(*tensors, groups=(2, 4)))
 
 
 @pytest.mark.parametrize("kind", ["long", "short"])

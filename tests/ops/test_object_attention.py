@@ -4,7 +4,17 @@ import math
 import pytest
 import torch
 
+from openseg import _ext
 from openseg.ops import object_attention
+from tests.ops.gradients import (
+    at_each_thread_count,
+    check_budget,
+    run_again_with,
+    with_gradients,
+)
+from tests.ops.oracle import LAYOUTS, laid_out
+
+needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
 
 # B, D, H, W, K, Dv
 SHAPES = [(1, 1, 1, 1, 1, 1), (2, 4, 5, 7, 3, 6), (1, 8, 13, 11, 19, 8), (0, 4, 3, 3, 2, 4)]
@@ -47,6 +57,7 @@ def test_layouts_agree():
     known = object_attention(query, key, value)
     last = object_attention(query.to(memory_format=torch.channels_last), key, value)
     turned = object_attention(query, key.mT.contiguous().mT, value.mT.contiguous().mT)
+    assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, known)
     torch.testing.assert_close(turned, known)
 
@@ -100,3 +111,126 @@ def test_shapes_that_do_not_fit(query, key, value, text):
 def test_unknown_backend():
     with pytest.raises(ValueError, match="fortran"):
         object_attention(*case(1, 1, 1, 1, 1, 1), backend="fortran")
+
+
+# B, D, H, W, K, Dv: one pixel, one region, primes, several chunks of pixels, many regions
+KERNEL_SHAPES = [
+    (1, 1, 1, 1, 1, 1),
+    (1, 8, 7, 1, 2, 8),
+    (2, 13, 5, 7, 3, 6),
+    (1, 100, 41, 53, 19, 36),
+    (3, 64, 11, 6, 150, 100),
+    (1, 16, 9, 9, 256, 40),
+    (0, 4, 3, 3, 2, 4),
+]
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", KERNEL_SHAPES)
+def test_kernel_keeps_the_error_budget(shape, layout, dtype):
+    query, key, value = case(*shape, dtype)
+    tensors = laid_out(query, layout), key.mT.contiguous().mT, value
+    mine = with_gradients(lambda *t: object_attention(*t, backend="cpp"), tensors)
+    plain = with_gradients(lambda *t: object_attention(*t, backend="reference"), tensors)
+    exact = with_gradients(object_attention, [t.double() for t in tensors])
+    check_budget(mine, plain, exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_kernel_returns_the_layout_of_the_query(layout):
+    query, key, value = case(2, 12, 5, 7, 3, 6, torch.float32)
+    out, grad, *_ = with_gradients(
+        lambda *t: object_attention(*t, backend="cpp"), (laid_out(query, layout), key, value)
+    )
+    assert out.stride() == laid_out(out, layout).stride()
+    assert grad.stride() == laid_out(grad, layout).stride()
+
+
+@needs_kernels
+def test_kernel_reads_slices_of_channels_as_they_lie():
+    query, key, value = case(1, 24, 5, 7, 3, 6, torch.float32)
+    for layout in ("contiguous", "channels_last"):
+        part = laid_out(query, layout)[:, 8:16]
+        out = object_attention(part, key[..., 8:16], value, backend="cpp")
+        known = object_attention(part.double(), key[..., 8:16].double(), value.double())
+        torch.testing.assert_close(out.double(), known, rtol=1e-5, atol=1e-6)
+
+
+@needs_kernels
+def test_kernel_is_bit_equal_under_any_number_of_threads():
+    tensors = case(2, 20, 61, 43, 19, 24, torch.float32)
+    first, *others = at_each_thread_count(
+        lambda: with_gradients(lambda *t: object_attention(*t, backend="cpp"), tensors)
+    )
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@needs_kernels
+def test_kernel_passes_nan_on_and_keeps_it_in_its_pixel():
+    query, key, value = case(1, 8, 5, 7, 3, 4, torch.float32)
+    query[0, 3, 2, 5] = float("nan")
+    out = object_attention(query, key, value, backend="cpp")
+    assert out.isnan().sum() == 4
+    assert out[0, :, 2, 5].isnan().all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_each_instruction_set(isa):
+    run_again_with(isa, __file__, "error_budget or slices or nan or huge")
+
+
+@needs_kernels
+def test_opcheck():
+    query, key, value = case(2, 4, 5, 7, 3, 6, torch.float32)
+    for layout in LAYOUTS:
+        query = laid_out(query, layout)
+        torch.library.opcheck(torch.ops.openseg.object_attention, (query, key, value, 0.5))
+        arguments = (torch.ones(2, 6, 5, 7), query, key, value, 0.5)
+        torch.library.opcheck(torch.ops.openseg.object_attention_backward, arguments)
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_kernel_compiles_with_its_gradients_and_exports(layout):
+    class Attend(torch.nn.Module):
+        def forward(self, query, key, value):
+            return object_attention(query, key, value, backend="cpp")
+
+    query, key, value = case(2, 4, 5, 7, 3, 6, torch.float32)
+    tensors = laid_out(query, layout), key, value
+    known = with_gradients(Attend(), tensors)
+    compiled = torch.compile(Attend(), fullgraph=True, backend="aot_eager", dynamic=True)
+    for ours, expected in zip(with_gradients(compiled, tensors), known, strict=True):
+        assert torch.equal(ours, expected)
+        assert ours.stride() == expected.stride()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(Attend(), tensors, dynamic_shapes=[{0: batch}] * 3)
+    assert torch.equal(exported.module()(*tensors), known[0])
+
+
+@needs_kernels
+def test_kernel_under_autocast_has_gradients_of_the_cast_arguments():
+    tensors = case(1, 16, 9, 9, 5, 8, torch.float32)
+
+    def cast(*tensors):
+        with torch.autocast("cpu", torch.bfloat16):
+            return object_attention(*tensors, backend="cpp")
+
+    mine = with_gradients(cast, tensors)
+    known = with_gradients(lambda *t: object_attention(*[x.bfloat16() for x in t]), tensors)
+    assert [t.dtype for t in mine] == [torch.bfloat16, *[torch.float32] * 3]
+    assert all(torch.equal(a, b) for a, b in zip(mine, known, strict=True))
+
+
+@needs_kernels
+def test_kernel_by_name_says_what_it_cannot_take():
+    query, key, value = case(1, 4, 3, 3, 2, 4)
+    with pytest.raises(RuntimeError, match="float64"):
+        object_attention(query, key, value, backend="cpp")
+    with pytest.raises(RuntimeError, match="one dtype"):
+        object_attention(query.float(), key.bfloat16(), value.float(), backend="cpp")

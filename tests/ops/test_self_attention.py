@@ -48,7 +48,9 @@ def test_gradients_when_key_is_query():
 def test_layouts_agree():
     tensors = case(2, 4, 6, 5, 3)
     last = [t.to(memory_format=torch.channels_last) for t in tensors]
-    torch.testing.assert_close(self_attention(*last), self_attention(*tensors))
+    out = self_attention(*last)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, self_attention(*tensors))
 
 
 def test_bfloat16_stays_near_float64():

@@ -4,7 +4,17 @@ import math
 import pytest
 import torch
 
+from openseg import _ext
 from openseg.ops import spatial_gather
+from tests.ops.gradients import (
+    at_each_thread_count,
+    check_budget,
+    run_again_with,
+    with_gradients,
+)
+from tests.ops.oracle import LAYOUTS, laid_out
+
+needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
 
 SHAPES = [(1, 1, 1, 1, 1), (2, 3, 5, 7, 4), (1, 8, 13, 11, 19), (0, 3, 4, 5, 2)]
 
@@ -104,3 +114,139 @@ def test_shapes_that_do_not_fit(features, logits, text):
 def test_unknown_backend():
     with pytest.raises(ValueError, match="fortran"):
         spatial_gather(*case(1, 1, 1, 1, 1), backend="fortran")
+
+
+# B, C, H, W, K: one pixel, one region, primes, several chunks of pixels, many regions
+KERNEL_SHAPES = [
+    (1, 1, 1, 1, 1),
+    (1, 8, 7, 1, 2),
+    (2, 13, 5, 7, 3),
+    (1, 100, 41, 53, 19),
+    (3, 64, 11, 6, 150),
+    (1, 40, 9, 9, 256),
+    (0, 4, 3, 3, 2),
+]
+
+
+def gather(backend, scale=0.7):
+    return lambda features, logits: spatial_gather(features, logits, scale, backend=backend)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", KERNEL_SHAPES)
+def test_kernel_keeps_the_error_budget(shape, layout, dtype):
+    tensors = [laid_out(t, layout) for t in case(*shape, dtype)]
+    mine = with_gradients(gather("cpp"), tensors)
+    plain = with_gradients(gather("reference"), tensors)
+    exact = with_gradients(gather("reference"), [t.double() for t in tensors])
+    check_budget(mine, plain, exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_kernel_takes_float32_logits_beside_bfloat16_features(layout):
+    features, logits = (laid_out(t, layout) for t in case(2, 16, 9, 11, 5, torch.float32))
+    mine = with_gradients(gather("cpp"), (features.bfloat16(), logits))
+    plain = with_gradients(gather("reference"), (features.bfloat16(), logits))
+    exact = with_gradients(gather("reference"), (features.bfloat16().double(), logits.double()))
+    check_budget(mine, plain, exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_kernel_returns_gradients_in_the_layout_of_the_maps(layout):
+    tensors = [laid_out(t, layout) for t in case(2, 12, 5, 7, 3, torch.float32)]
+    for grad in with_gradients(gather("cpp"), tensors)[1:]:
+        assert grad.stride() == laid_out(grad, layout).stride()
+
+
+@needs_kernels
+def test_kernel_is_bit_equal_under_any_number_of_threads():
+    tensors = case(2, 20, 61, 43, 19, torch.float32)
+    first, *others = at_each_thread_count(lambda: with_gradients(gather("cpp"), tensors))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@needs_kernels
+def test_kernel_with_logits_of_minus_infinity_in_whole_chunks():
+    features, logits = case(1, 6, 50, 50, 3, torch.float32)
+    logits[:, 0, :30] = -float("inf")  # more than the first chunk of pixels
+    out = spatial_gather(features, logits, backend="cpp")
+    known = spatial_gather(features.double(), logits.double())
+    torch.testing.assert_close(out.double(), known, rtol=1e-5, atol=1e-6)
+
+
+@needs_kernels
+def test_kernel_gradient_of_huge_logits():
+    features, logits = case(1, 4, 5, 3, 2, torch.float32)
+    mine = with_gradients(gather("cpp", 1.0), (features, 1e4 + logits))
+    exact = with_gradients(gather("reference", 1.0), (features.double(), (1e4 + logits).double()))
+    for ours, known in zip(mine, exact, strict=True):
+        torch.testing.assert_close(ours.double(), known, rtol=1e-5, atol=1e-6)
+
+
+@needs_kernels
+def test_kernel_passes_nan_on_and_keeps_it_in_its_region():
+    features, logits = case(1, 8, 5, 7, 3, torch.float32)
+    logits[0, 1, 2, 5] = float("nan")
+    out = spatial_gather(features, logits, backend="cpp")
+    assert out[:, 1].isnan().all()
+    assert not out[:, ::2].isnan().any()
+
+
+@needs_kernels
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_each_instruction_set(isa):
+    run_again_with(isa, __file__, "error_budget or infinity or nan or huge or beside")
+
+
+@needs_kernels
+def test_opcheck():
+    features, logits = case(2, 4, 5, 7, 3, torch.float32)
+    for layout in LAYOUTS:
+        tensors = laid_out(features, layout), laid_out(logits, layout)
+        torch.library.opcheck(torch.ops.openseg.spatial_gather, (*tensors, 0.5))
+        known = torch.ops.openseg.spatial_gather(*tensors, 0.5)
+        arguments = (torch.ones(2, 3, 4), *tensors, *known, 0.5)
+        torch.library.opcheck(torch.ops.openseg.spatial_gather_backward, arguments)
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_kernel_compiles_with_its_gradients_and_exports(layout):
+    class Gather(torch.nn.Module):
+        def forward(self, features, logits):
+            return spatial_gather(features, logits, backend="cpp")
+
+    tensors = tuple(laid_out(t, layout) for t in case(2, 4, 5, 7, 3, torch.float32))
+    known = with_gradients(Gather(), tensors)
+    compiled = torch.compile(Gather(), fullgraph=True, backend="aot_eager", dynamic=True)
+    for ours, expected in zip(with_gradients(compiled, tensors), known, strict=True):
+        assert torch.equal(ours, expected)
+        assert ours.stride() == expected.stride()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(Gather(), tensors, dynamic_shapes=[{0: batch}] * 2)
+    assert torch.equal(exported.module()(*tensors), known[0])
+
+
+@needs_kernels
+def test_kernel_under_autocast_has_gradients_of_the_cast_features():
+    tensors = case(1, 16, 9, 9, 5, torch.float32)
+
+    def cast(*tensors):
+        with torch.autocast("cpu", torch.bfloat16):
+            return gather("cpp")(*tensors)
+
+    mine = with_gradients(cast, tensors)
+    known = with_gradients(lambda f, x: gather("cpp")(f.bfloat16(), x), tensors)
+    assert [t.dtype for t in mine] == [torch.bfloat16, torch.float32, torch.float32]
+    assert all(torch.equal(a, b) for a, b in zip(mine, known, strict=True))
+
+
+@needs_kernels
+def test_kernel_by_name_says_what_it_cannot_take():
+    with pytest.raises(RuntimeError, match="float64"):
+        spatial_gather(*case(1, 4, 3, 3, 2), backend="cpp")

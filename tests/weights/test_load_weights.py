@@ -136,6 +136,70 @@ def test_every_key_that_does_not_fit_is_named_and_nothing_is_loaded(trained):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+RESNET_STEMS = {
+    "torchvision": ("resnet18", {"stem.": ""}),
+    "csail": ("resnet18c", {"stem.": ""}),
+    "timm": (
+        "resnet18c",
+        {
+            "stem.conv1": "conv1.0",
+            "stem.bn1": "conv1.1",
+            "stem.conv2": "conv1.3",
+            "stem.bn2": "conv1.4",
+            "stem.conv3": "conv1.6",
+            "stem.bn3": "bn1",
+        },
+    ),
+    "hrnet": ("hrnet_w18", {}),
+}
+
+
+@pytest.mark.parametrize("code", RESNET_STEMS)
+def test_a_classification_network_fills_the_backbone_alone(code):
+    backbone, rename = RESNET_STEMS[code]
+    torch.manual_seed(0)
+    known = create_model("fcn", backbone=backbone, num_classes=4)
+    model = create_model("fcn", backbone=backbone, num_classes=4)
+    head = model.head.conv.conv.weight.clone()
+    published = {"fc.weight": torch.zeros(1000, 512)}
+    for key, value in known.backbone.state_dict().items():
+        for ours, theirs in rename.items():
+            if key.startswith(ours):
+                key = theirs + key.removeprefix(ours)
+                break
+        published[key] = value
+    report = load_weights(model, published, source="imagenet")
+    assert_equal(model.backbone, known.backbone)
+    assert torch.equal(model.head.conv.conv.weight, head)
+    assert report.ignored == ["fc.weight"]
+    load_weights(create_model("fcn", backbone=backbone).backbone, published, source="imagenet")
+    with pytest.raises(CheckpointError, match="source='imagenet'"):
+        load_weights(model, published)
+    del published["layer1.0.conv1.weight"]
+    with pytest.raises(CheckpointError, match=r"1 missing:\n    backbone.layer1.0.conv1.weight"):
+        load_weights(model, published, source="imagenet")
+
+
+def test_tensors_that_should_be_shared_but_differ():
+    """The OCNet original stores query and key, which are one there, under both names."""
+    model = create_model("base_ocnet", backbone="resnet18c", num_classes=4)
+    own = dict(model.state_dict())
+    attention = "context.attention.query"
+    published = {
+        key.replace("backbone.stem.", "").replace("backbone.", ""): value
+        for key, value in own.items()
+        if key.startswith("backbone.")
+    }
+    for name in ("f_query", "f_key"):
+        for i, part in enumerate(("conv", "norm")):
+            for key in (k for k in own if k.startswith(f"{attention}.{part}.")):
+                new = f"context.2.stages.0.{name}.{i}.{key.rpartition('.')[2]}"
+                published[new] = own[key].clone()
+    published["context.2.stages.0.f_key.0.weight"][0] += 1
+    with pytest.raises(CheckpointError, match="repeat another tensor"):
+        load_weights(model, published, source="ocnet.pytorch")
+
+
 def test_unknown_source(trained):
     with pytest.raises(ValueError, match=r"'openseg', 'openseg\.pytorch'; got 'mmseg'"):
         load_weights(fcn(), trained.state_dict(), source="mmseg")

@@ -4,6 +4,8 @@
 // of the histogram, so that a repeated cell does not wait for its own store to be forwarded.
 #include "confusion_matrix/confusion_matrix.h"
 
+#include <type_traits>
+
 #include "common/parallel.h"
 #include "common/simd.h"
 
@@ -29,19 +31,22 @@ struct Histogram {
         columns(num_classes + 1),
         cells((num_classes + 2) * columns) {}
 
+  // uint8 labels are compared in 32 bits, which makes twice as many a vector.
   template <typename T>
-  int64_t row(T target) const {
-    const int64_t value = target;
-    return value == ignore_index ? num_classes : in_range(value) ? value : num_classes + 1;
+  using Wide = std::conditional_t<sizeof(T) == 1, int32_t, int64_t>;
+
+  template <typename T>
+  Wide<T> row(T target) const {
+    const Wide<T> value = target, classes = (Wide<T>)num_classes;
+    const bool ignored = value == (Wide<T>)ignore_index && ignore_index == (Wide<T>)ignore_index;
+    return ignored ? classes : value >= 0 && value < classes ? value : classes + 1;
   }
 
   template <typename T>
-  int64_t column(T prediction) const {
-    const int64_t value = prediction;
-    return in_range(value) ? value : num_classes;
+  Wide<T> column(T prediction) const {
+    const Wide<T> value = prediction, classes = (Wide<T>)num_classes;
+    return value >= 0 && value < classes ? value : classes;
   }
-
-  bool in_range(int64_t value) const { return (uint64_t)value < (uint64_t)num_classes; }
 
   bool is_invalid(int64_t row, int64_t column) const {
     return row > num_classes || (row < num_classes && column == num_classes);
@@ -53,7 +58,7 @@ void cells_of(const ConfusionMatrix& call, const Histogram& histogram, int64_t s
   OPENSEG_DISPATCH_INTEGRAL(call.target_dtype, {
     const scalar_t* target = (const scalar_t*)call.target + start;
     for (int i = 0; i < size; ++i) {
-      cells[i] = (uint32_t)(histogram.row(target[i]) * histogram.columns);
+      cells[i] = (uint32_t)histogram.row(target[i]) * (uint32_t)histogram.columns;
     }
   })
   OPENSEG_DISPATCH_INTEGRAL(call.prediction_dtype, {

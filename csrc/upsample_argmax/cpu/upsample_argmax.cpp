@@ -8,8 +8,8 @@
 // nothing is interpolated at all.
 #include "upsample_argmax/upsample_argmax.h"
 
+#include "common/bilinear.h"
 #include "common/parallel.h"
-#include "common/simd.h"
 
 namespace openseg::OPENSEG_ISA {
 namespace {
@@ -18,49 +18,15 @@ namespace {
 constexpr float negligible = 30.0f;
 constexpr int64_t grain_pixels = 1 << 14;
 
-struct Source {
-  int64_t index;  // the upper or left neighbour
-  float weight;   // of the other neighbour, 0 <= weight <= 1
-};
-
-Source source_of(int64_t position, int64_t in, int64_t out, bool align_corners) {
-  double at;
-  if (align_corners) {
-    at = out > 1 ? (double)position * (double)(in - 1) / (double)(out - 1) : 0.0;
-  } else {
-    at = ((double)position + 0.5) * (double)in / (double)out - 0.5;
-    at = at < 0 ? 0 : at;
-  }
-  const int64_t index = (int64_t)at < in - 1 ? (int64_t)at : in - 1;
-  return {index, (float)(at - (double)index)};
-}
-
 // Copies one row of all classes to rows[class][0..pitch) as floats, the last value repeated to the
 // end. Returns whether all are finite.
 template <typename T>
 bool load_rows(const UpsampleArgmax& call, const T* logits, int64_t pitch, float* rows) {
   const int64_t width = call.in_width;
-  if (call.stride_column != 1) {
-    for (int64_t x = 0; x < width; ++x) {
-      const T* pixel = logits + x * call.stride_column;
-      for (int64_t k = 0; k < call.classes; ++k) {
-        rows[k * pitch + x] = to_float(pixel[k * call.stride_class]);
-      }
-    }
-  }
+  widen_rows(logits, call.classes, width, call.stride_class, call.stride_column, pitch, rows);
   vfloat zeros{};
   for (int64_t k = 0; k < call.classes; ++k) {
     float* const row = rows + k * pitch;
-    if (call.stride_column == 1) {
-      const T* from = logits + k * call.stride_class;
-      int64_t x = 0;
-      for (; x + lanes <= width; x += lanes) {
-        store(row + x, load_float(from + x));
-      }
-      for (; x < width; ++x) {
-        row[x] = to_float(from[x]);
-      }
-    }
     for (int64_t x = width; x < pitch; ++x) {
       row[x] = row[width - 1];
     }
@@ -314,9 +280,8 @@ class Strip {
     *label = winner;
     if (probability) {
       vfloat sum{};
-      for_each_class(words, [&](int64_t k) {
-        sum += exp_nonpositive(load<vfloat>(values_ + k * lanes) - best);
-      });
+      for_each_class(words,
+                     [&](int64_t k) { sum += exp(load<vfloat>(values_ + k * lanes) - best); });
       *probability = 1.0f / sum;
     }
   }

@@ -19,11 +19,19 @@ constexpr int batch_rows = 8;   // output rows at a time: all of them for upsamp
 constexpr int class_chunk = 8;  // classes at a time in the backward pass
 constexpr int sum_threads = 1024;
 
-struct Call {
+struct Problem {
   UpsampleCrossEntropy loss;
   Axis rows;
   Axis columns;
-  int cells;  // of the input row that a block of the backward pass owns
+};
+
+struct ForwardCall : Problem {
+  CrossEntropyForwardCuda result;
+};
+
+struct BackwardCall : Problem {
+  CrossEntropyBackward result;
+  int cells;  // of the input row that a block owns
 };
 
 __device__ float not_a_number() {
@@ -34,38 +42,39 @@ __device__ float infinity() {
   return float_from_bits(0x7f800000);
 }
 
-__device__ float class_weight(const Call& call, int64_t label) {
+__device__ float class_weight(const Problem& call, int64_t label) {
   return call.loss.weight ? call.loss.weight[label] : 1.0f;
 }
 
-__device__ int64_t pixel_index(const Call& call, int row, int column) {
+__device__ int64_t pixel_index(const Problem& call, int row, int column) {
   return ((int64_t)blockIdx.z * call.rows.out + row) * call.columns.out + column;
 }
 
-// The label of a pixel with its weight: 0 where it is ignored, NaN where it is out of range.
-struct Label {
-  int index;
-  float weight;
-};
+constexpr int ignored = -1;
+constexpr int out_of_range = -2;
 
-__device__ Label label_of(const Call& call, int64_t pixel) {
+__device__ int label_of(const Problem& call, int64_t pixel) {
   const int64_t label = call.loss.target_dtype == DType::uint8
                             ? static_cast<const uint8_t*>(call.loss.target)[pixel]
                             : static_cast<const int64_t*>(call.loss.target)[pixel];
   if (label == call.loss.ignore_index) {
-    return {-1, 0.0f};
+    return ignored;
   }
-  if (label < 0 || label >= call.loss.classes) {
-    return {-1, not_a_number()};
-  }
-  return {(int)label, class_weight(call, label)};
+  return label < 0 || label >= call.loss.classes ? out_of_range : (int)label;
+}
+
+// The complement of the position: the greatest is the first, and zero stands for none.
+__device__ void add_invalid(const ForwardCall& call, int64_t pixel) {
+  uint64_t* const invalid = reinterpret_cast<uint64_t*>(call.result.invalid);
+  atomic_add(&invalid[0], (uint64_t)1);
+  atomic_max(&invalid[1], ~(uint64_t)pixel);
 }
 
 // One column of the output between input rows `upper` and the next, interpolated across.
 template <typename T>
 class Column {
  public:
-  __device__ Column(const Call& call, int column, int upper) {
+  __device__ Column(const Problem& call, int column, int upper) {
     const UpsampleCrossEntropy& loss = call.loss;
     const Source source = call.columns.source(column);
     const T* const logits = static_cast<const T*>(loss.logits) + blockIdx.z * loss.stride_batch;
@@ -102,20 +111,20 @@ struct Totals {
 };
 
 template <typename T>
-__device__ Totals forward_rows(const Call& call, int column, int upper, int begin, int end) {
+__device__ Totals forward_rows(const ForwardCall& call, int column, int upper, int begin, int end) {
   constexpr float lowest = -3.4e38f;  // finite, so that a class at -inf counts as nothing
   float weights[batch_rows];
   float best[batch_rows];
   float sum[batch_rows];     // of exp(logit - best)
   float picked[batch_rows];  // the logit of the label
   float spread[batch_rows];  // the sum of all logits times their weights
-  Label labels[batch_rows];
+  int labels[batch_rows];
 #pragma unroll
   for (int row = 0; row < batch_rows; ++row) {
     weights[row] = call.rows.weight(begin + row, upper);
     best[row] = lowest;
     sum[row] = picked[row] = spread[row] = 0;
-    labels[row] = {-1, 0.0f};
+    labels[row] = ignored;
     if (begin + row < end) {
       labels[row] = label_of(call, pixel_index(call, begin + row, column));
     }
@@ -134,7 +143,7 @@ __device__ Totals forward_rows(const Call& call, int column, int upper, int begi
       const float lesser = exp_fast(wins ? best[row] - value : value - best[row]);
       sum[row] = wins ? sum[row] * lesser + 1.0f : sum[row] + lesser;
       best[row] = wins ? value : best[row];
-      picked[row] = k == labels[row].index ? value : picked[row];
+      picked[row] = k == labels[row] ? value : picked[row];
       spread[row] += class_share * value;
     }
   }
@@ -145,26 +154,33 @@ __device__ Totals forward_rows(const Call& call, int column, int upper, int begi
     if (begin + row >= end) {
       continue;
     }
-    const float log_sum_exp = best[row] + log_fast(sum[row]);
-    float loss = labels[row].weight == 0 ? 0 : labels[row].weight * (log_sum_exp - picked[row]);
-    if (smoothing > 0) {
-      const float uniform = total_weight * log_sum_exp - spread[row];
-      const float share = smoothing / (float)call.loss.classes;
-      loss = (1.0f - smoothing) * loss + (labels[row].index < 0 ? 0 : share * uniform);
-    }
     const int64_t pixel = pixel_index(call, begin + row, column);
-    call.loss.log_sum_exp[pixel] = log_sum_exp;
-    if (call.loss.loss) {
-      call.loss.loss[pixel] = loss;
+    float loss = 0;
+    float lse = infinity();
+    if (labels[row] >= 0) {
+      // An infinite logit gives NaN, as in torch: infinity marks pixels that do not count.
+      lse = best[row] < infinity() ? best[row] + log_fast(sum[row]) : not_a_number();
+      const float weight = class_weight(call, labels[row]);
+      loss = weight * (lse - picked[row]);
+      if (smoothing > 0) {
+        const float uniform = total_weight * lse - spread[row];
+        loss += smoothing * (uniform / (float)call.loss.classes - loss);
+      }
+      totals.loss += loss;
+      totals.weight += weight;
+    } else if (labels[row] == out_of_range) {
+      add_invalid(call, pixel);
     }
-    totals.loss += loss;
-    totals.weight += labels[row].weight;
+    call.result.lse[pixel] = lse;
+    if (call.result.loss) {
+      call.result.loss[pixel] = loss;
+    }
   }
   return totals;
 }
 
 template <typename T>
-__global__ void __launch_bounds__(threads) upsample_cross_entropy_forward_kernel(Call call) {
+__global__ void __launch_bounds__(threads) upsample_cross_entropy_forward_kernel(ForwardCall call) {
   SharedMemory shared;
   float* const loss_warps = shared.take<float>(warp_size);
   float* const weight_warps = shared.take<float>(warp_size);
@@ -182,15 +198,14 @@ __global__ void __launch_bounds__(threads) upsample_cross_entropy_forward_kernel
   if (threadIdx.x == 0) {
     const int64_t blocks = (int64_t)gridDim.x * gridDim.y * gridDim.z;
     const int64_t block = ((int64_t)blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-    call.loss.partials[block] = totals.loss;
-    call.loss.partials[blocks + block] = totals.weight;
+    call.result.partials[block] = totals.loss;
+    call.result.partials[blocks + block] = totals.weight;
   }
 }
 
 struct Sum {
-  const float* partials;  // [2, count]
-  int64_t count;
-  float* sums;  // [2]
+  CrossEntropyForwardCuda result;
+  int64_t count;  // of partial sums
 };
 
 // Block 0 sums the losses, block 1 the weights.
@@ -199,18 +214,21 @@ __global__ void __launch_bounds__(sum_threads) upsample_cross_entropy_sum_kernel
   float* const warps = shared.take<float>(warp_size);
   double total = 0;
   for (int64_t i = threadIdx.x; i < sum.count; i += sum_threads) {
-    total += sum.partials[blockIdx.x * sum.count + i];
+    total += sum.result.partials[blockIdx.x * sum.count + i];
   }
   const float all = block_sum((float)total, warps);
   if (threadIdx.x == 0) {
-    sum.sums[blockIdx.x] = all;
+    sum.result.totals[blockIdx.x] = all;
+    const int64_t count = sum.result.invalid[0];
+    sum.result.totals[2 + blockIdx.x] =
+        (double)(blockIdx.x == 0 || count == 0 ? count : ~sum.result.invalid[1]);
   }
 }
 
 // Adds to grads[c] the gradient of the logit of class `first_class` + c at input row `cell_row`,
 // were it as wide as the output, by the output rows between input rows `upper` and the next.
 template <typename T>
-__device__ void backward_rows(const Call& call, int column, int cell_row, int upper,
+__device__ void backward_rows(const BackwardCall& call, int column, int cell_row, int upper,
                               int first_class, float total_weight, float (&grads)[class_chunk]) {
   const float smoothing = call.loss.label_smoothing;
   const float uniform = smoothing / (float)call.loss.classes;
@@ -228,21 +246,17 @@ __device__ void backward_rows(const Call& call, int column, int cell_row, int up
       weights[row] = call.rows.weight(begin + row, upper);
       log_sum_exp[row] = infinity();  // makes the softmax 0
       scale[row] = picked[row] = 0;
-      labels[row] = -1;
+      labels[row] = ignored;
       const int64_t pixel = pixel_index(call, begin + row, column);
-      if (begin + row >= end) {
-        continue;
-      }
-      const Label label = label_of(call, pixel);
-      if (label.weight == 0 && label.index < 0) {
+      if (begin + row >= end || call.result.lse[pixel] == infinity()) {
         continue;
       }
       const float share =
           upper == cell_row ? call.rows.own_share(upper, weights[row]) : weights[row];
-      const float grad = share * call.loss.grad_loss[call.loss.grad_per_pixel ? pixel : 0];
-      log_sum_exp[row] = call.loss.log_sum_exp[pixel];
-      labels[row] = label.index;
-      picked[row] = grad * (1.0f - smoothing) * label.weight;
+      const float grad = share * call.result.scale[call.result.one_scale ? 0 : pixel];
+      log_sum_exp[row] = call.result.lse[pixel];
+      labels[row] = label_of(call, pixel);
+      picked[row] = grad * (1.0f - smoothing) * class_weight(call, labels[row]);
       scale[row] = picked[row] + grad * uniform * total_weight;
       spread += grad * uniform;
     }
@@ -274,7 +288,7 @@ struct Tile {
   float* weights;  // [threads]: of the right neighbours of the columns
   float* totals;   // [class_chunk, cells]
 
-  __host__ __device__ Tile(SharedMemory& shared, const Call& call)
+  __host__ __device__ Tile(SharedMemory& shared, const BackwardCall& call)
       : grads(shared.take<float>(class_chunk * threads)),
         weights(shared.take<float>(threads)),
         totals(shared.take<float>(class_chunk * call.cells)) {}
@@ -298,7 +312,8 @@ __device__ float across_columns(const Axis& columns, int cell, int piece, const 
 }
 
 template <typename T>
-__global__ void __launch_bounds__(threads) upsample_cross_entropy_backward_kernel(Call call) {
+__global__ void __launch_bounds__(threads)
+    upsample_cross_entropy_backward_kernel(BackwardCall call) {
   SharedMemory shared;
   const Tile tile(shared, call);
   const int row = blockIdx.y;
@@ -314,8 +329,8 @@ __global__ void __launch_bounds__(threads) upsample_cross_entropy_backward_kerne
       total_weight += call.loss.weight[k];
     }
   }
-  T* const grad_row = static_cast<T*>(call.loss.grad_logits) + blockIdx.z * call.loss.stride_batch +
-                      row * call.loss.stride_row;
+  T* const grad_row = static_cast<T*>(call.result.grad) + blockIdx.z * call.result.stride_batch +
+                      row * call.result.stride_row;
 
   for (int first_class = 0; first_class < call.loss.classes; first_class += class_chunk) {
     for (int task = threadIdx.x; task < class_chunk * cells; task += threads) {
@@ -345,24 +360,19 @@ __global__ void __launch_bounds__(threads) upsample_cross_entropy_backward_kerne
       const int k = first_class + task / cells;
       const int cell = first_cell + task % cells;
       if (k < call.loss.classes) {
-        store(&grad_row[k * call.loss.stride_class + cell * call.loss.stride_column],
+        store(&grad_row[k * call.result.stride_class + cell * call.result.stride_column],
               tile.totals[task]);
       }
     }
   }
 }
 
-Call make_call(const UpsampleCrossEntropy& loss) {
-  Call call{
+Problem make_problem(const UpsampleCrossEntropy& loss) {
+  return {
       loss,
       make_axis(loss.in_height, loss.out_height, loss.align_corners),
       make_axis(loss.in_width, loss.out_width, loss.align_corners),
-      1,
   };
-  // As many cells as are sure to reach no more columns than there are threads, if one is so few.
-  const int64_t cells = (threads - 1) * loss.in_width / loss.out_width - 1;
-  call.cells = (int)(cells < 1 ? 1 : cells > threads ? threads : cells);
-  return call;
 }
 
 dim3 forward_grid(const UpsampleCrossEntropy& loss) {
@@ -376,19 +386,29 @@ int64_t upsample_cross_entropy_partials(const UpsampleCrossEntropy& loss) {
   return (int64_t)grid.x * grid.y * grid.z;
 }
 
-void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& loss, void* stream) {
-  const Call call = make_call(loss);
+void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& loss,
+                                 const CrossEntropyForwardCuda& result, void* stream) {
+  const ForwardCall call{make_problem(loss), result};
   SharedMemory measure(nullptr);
   measure.take<float>(2 * warp_size);
   OPENSEG_DISPATCH_FLOATING(
       loss.dtype, launch(upsample_cross_entropy_forward_kernel<scalar_t>, forward_grid(loss),
                          threads, measure.bytes(), stream, call))
-  const Sum sum{loss.partials, upsample_cross_entropy_partials(loss), loss.sums};
+  const Sum sum{result, upsample_cross_entropy_partials(loss)};
   launch(upsample_cross_entropy_sum_kernel, 2, sum_threads, warp_size * sizeof(float), stream, sum);
 }
 
-void upsample_cross_entropy_backward_cuda(const UpsampleCrossEntropy& loss, void* stream) {
-  const Call call = make_call(loss);
+void upsample_cross_entropy_backward_cuda(const UpsampleCrossEntropy& loss,
+                                          const CrossEntropyBackward& result, void* stream) {
+  // As many cells as are sure to reach no more columns than there are threads, if one is so few.
+  const int64_t cells = (threads - 1) * loss.in_width / loss.out_width - 1;
+  const BackwardCall call{
+      make_problem(loss),
+      result,
+      (int)(cells < 1         ? 1
+            : cells > threads ? threads
+                              : cells),
+  };
   SharedMemory measure(nullptr);
   Tile(measure, call);
   const dim3 grid(ceil_div(loss.in_width, call.cells), loss.in_height, loss.batch);

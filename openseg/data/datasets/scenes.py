@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """ContextScenes: drawn landscapes in which most pixels need distant context to be told apart.
 
-One wood looks like any other and one field like any other. The colour of the balloon in the sky
-says what the field below grows, the roof of the hut in the foreground says which trees stand
-behind: a network that sees only a neighbourhood is left to guess between three kinds.
+One wood looks like any other and one field like any other. The clouds say what the field grows and
+the flowers of the meadow say which trees stand behind it, but only all together: of three colours
+the one that covers half of the sky (or meadow) counts, and each stretch of it may mislead. A
+network that sees a neighbourhood is left to guess between three kinds.
 """
 
 import math
@@ -14,37 +15,41 @@ from openseg.data import palettes
 from openseg.data.base import Color, DatasetInfo, Sample
 
 _CLASSES = (
-    *("sky", "balloon"),
+    "sky",
     *("pines", "oaks", "beeches"),
     *("wheat", "barley", "rye"),
-    *("hut", "path"),
+    *("meadow", "path", "hut"),
 )
 _SPLITS = ("train", "val", "test")
 
 # A region is what is painted in one colour. Pictures are drawn as maps of regions; the kinds of
 # wood and field enter only through the two tables below, so nothing but the cues can betray them.
-_SKY, _WOOD, _FIELD, _PATH, _BALLOON, _GORE, _BASKET, _WALL, _ROOF, _DOOR = range(10)
+# The three regions of the clouds and of the flowers are the true colour and two that mislead.
+_CLOUDS, _FLOWERS = 0, 3  # to 2, to 5
+_GRASS, _WOOD, _FIELD, _PATH, _WALL, _ROOF, _DOOR = range(6, 13)
 _COLORS: tuple[Color, ...] = (
-    (120, 170, 225),
+    *((0, 0, 0),) * 3,  # clouds: by the kind of the field
+    *((0, 0, 0),) * 3,  # flowers: by the kind of the wood
+    (112, 158, 72),
     (62, 104, 64),
     (212, 178, 96),
     (176, 150, 122),
-    (0, 0, 0),  # balloon: by the kind of the field
-    (244, 240, 230),
-    (110, 76, 48),
     (236, 226, 206),
-    (0, 0, 0),  # roof: by the kind of the wood
+    (176, 62, 48),
     (92, 62, 44),
 )
-_LABELS = (0, 2, 5, 9, 1, 1, 1, 8, 8, 8)  # wood and field: the first of their three kinds
-_CUE_COLORS: tuple[Color, ...] = ((208, 48, 44), (56, 72, 200), (122, 48, 138))
-KINDS = len(_CUE_COLORS)
+_CLOUD_COLORS = np.array([(150, 190, 236), (240, 186, 170), (176, 168, 214)], dtype=np.int32)
+_FLOWER_COLORS = np.array([(226, 56, 50), (84, 84, 226), (250, 244, 236)], dtype=np.int32)
+_LABELS = (0, 0, 0, 7, 7, 7, 7, 1, 4, 8, 9, 9, 9)  # wood and field: the first of three kinds
+_STRETCHES = (0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2)  # of sky and meadow: half of them tell the truth
+KINDS = 3
 
 
 class ContextScenes:
     """The built-in data set: scene `index` of a split is drawn anew at each load, alike everywhere.
 
-    Ten classes; pines, oaks and beeches share one appearance, as do wheat, barley and rye.
+    Ten classes; pines, oaks and beeches share one appearance, as do wheat, barley and rye. The
+    wider the picture, the farther is the context: (64, 256) is a panorama.
     size: (height, width) in pixels, 32 at least. Only integers decide a pixel, and they come
     from the raw PCG64 stream, so images and labels are equal on every platform.
     """
@@ -122,12 +127,13 @@ def draw_scene(
     The two kinds (0..2) change the colour of the cues and the labels, and no other pixel.
     """
     region, shade = _land(dice, height, width)
-    _add_balloon(dice, region, shade)
+    _add_meadow(dice, region, shade)
     _add_hut(dice, region, shade)
     shade += dice.noise(height, width) // 16 - 8
 
     colors = np.array(_COLORS, dtype=np.int32)
-    colors[_BALLOON], colors[_ROOF] = _CUE_COLORS[field], _CUE_COLORS[wood]
+    colors[_CLOUDS : _CLOUDS + KINDS] = np.roll(_CLOUD_COLORS, -field, axis=0)
+    colors[_FLOWERS : _FLOWERS + KINDS] = np.roll(_FLOWER_COLORS, -wood, axis=0)
     labels = np.array(_LABELS, dtype=np.uint8)
     labels[_WOOD] += wood
     labels[_FIELD] += field
@@ -139,14 +145,13 @@ def _land(dice: _Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     """Sky, wood, field and path: regions and brightness, int32 [H, W] both."""
     y = np.arange(height, dtype=np.int32)[:, None]
     x = np.arange(width, dtype=np.int32)
-    ridge = height * dice.integer(60, 80) // 256  # tops of the wood
-    horizon = height * dice.integer(122, 140) // 256  # its foot, where the field begins
-    crowns = (
-        dice.smooth(1, width, 1, 1 + 24 * width // height)[0] + 2 * dice.smooth(1, width, 1, 5)[0]
-    )
+    ridge = height * dice.integer(66, 82) // 256  # tops of the wood
+    horizon = height * dice.integer(118, 132) // 256  # its foot, where the field begins
+    crowns = dice.smooth(1, width, 1, 1 + 24 * width // height)[0]
+    crowns += 2 * dice.smooth(1, width, 1, 5)[0]
     tops = ridge + (crowns - 384) * height // 8192
     foot = horizon + (dice.smooth(1, width, 1, 3)[0] - 128) * height // 4096
-    clouds = np.maximum(dice.smooth(height, width, 9, 1 + 4 * width // height) - 120, 0) // 2
+    light = dice.smooth(height, width, 9, 1 + 4 * width // height) // 5 - 40 + y * 60 // height
     leaves = dice.smooth(height, width, 36, 1 + 36 * width // height) // 4 - 32
 
     vanishing_x = width * dice.integer(64, 192) // 256
@@ -155,48 +160,52 @@ def _land(dice: _Dice, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     way = np.maximum(y - horizon, 0) * 256 // (height - horizon)  # 0 far .. 255 near
     end_x = width * dice.integer(32, 224) // 256
     middle = vanishing_x + ((end_x - vanishing_x) * way >> 8) * way // 256
-    on_path = np.abs(x - middle) * 256 < width * (3 + way // 10)
+    on_path = np.abs(x - middle) * 256 < _unit(height, width) * (5 + way // 8)
 
-    region = np.where(y < tops, _SKY, np.where(y < foot, _WOOD, _FIELD))
-    shade = np.where(y < tops, clouds + y * 80 // height, np.where(y < foot, leaves, furrows))
+    clouds = _CLOUDS + _stretches(dice, height, width)
+    region = np.where(y < tops, clouds, np.where(y < foot, _WOOD, _FIELD))
+    shade = np.where(y < tops, light, np.where(y < foot, leaves, furrows))
     path = on_path & (region == _FIELD)
     region[path] = _PATH
     shade[path] = 0
     return region, shade
 
 
-def _unit(region: np.ndarray) -> int:
-    """The length that cues are measured by: the mean side, but what fits into a panorama."""
-    height, width = region.shape
+def _unit(height: int, width: int) -> int:
+    """The length that things are measured by: the mean side, but what fits into a panorama."""
     return min(math.isqrt(height * width), height * 3 // 2, width * 3 // 2)
 
 
-def _aside(dice: _Dice, width: int) -> int:
-    """A place for a cue: near the left or right edge, so that most of the land is far from it."""
-    place = dice.integer(26, 72)
-    return width * (place if dice.integer(0, 2) else 256 - place) // 256
+def _stretches(dice: _Dice, height: int, width: int) -> np.ndarray:
+    """int32 [H, W] of 0..2: stretches with wavy borders, side by side in random order."""
+    order = list(_STRETCHES)
+    for last in range(len(order) - 1, 0, -1):
+        other = dice.integer(0, last + 1)
+        order[last], order[other] = order[other], order[last]
+    sway = dice.smooth(height, width, 8, 1 + 4 * width // height) - 128
+    place = np.arange(width, dtype=np.int32) * len(order) * 256 // width + sway
+    return np.array(order, dtype=np.int32)[np.clip(place >> 8, 0, len(order) - 1)]
 
 
-def _add_balloon(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
-    """The cue for the field, high in the sky."""
+def _add_meadow(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
+    """Grass and flowers in the foreground, from edge to edge but for the path."""
     height, width = region.shape
-    radius = _unit(region) * dice.integer(20, 27) // 256
-    left, top = _aside(dice, width), height * dice.integer(26, 36) // 256
-    y = np.arange(height, dtype=np.int32)[:, None] - top
-    x = np.arange(width, dtype=np.int32) - left
-    inside = x * x + y * y < radius * radius
-    gores = inside & (np.abs(np.abs(x) * 8 - radius * 4) < radius)
-    basket = (np.abs(x) * 4 < radius) & (y * 10 > radius * 11) & (y * 10 < radius * 15)
-    region[inside], region[gores], region[basket] = _BALLOON, _GORE, _BASKET
-    shade[inside] = np.broadcast_to(-x * 24 // radius, region.shape)[inside]
-    shade[basket] = 0
+    brink = height * dice.integer(204, 220) // 256
+    edge = brink + (dice.smooth(1, width, 1, 4)[0] - 128) * height // 4096
+    meadow = (np.arange(height)[:, None] >= edge) & (region != _PATH)
+    dot = max(math.isqrt(height * width) // 64, 1)  # side of a flower in pixels
+    dots = dice.noise(height // dot + 1, width // dot + 1) < 110
+    in_flower = dots.repeat(dot, axis=0)[:height].repeat(dot, axis=1)[:, :width]
+    flowers = _FLOWERS + _stretches(dice, height, width)
+    region[meadow] = np.where(in_flower, flowers, _GRASS)[meadow]
+    shade[meadow] = 0
 
 
 def _add_hut(dice: _Dice, region: np.ndarray, shade: np.ndarray) -> None:
-    """The cue for the wood, in the foreground."""
+    """A hut on the field, which tells nothing."""
     height, width = region.shape
-    size = _unit(region) * dice.integer(21, 28) // 256  # half the width of the roof
-    left, floor = _aside(dice, width), height * dice.integer(224, 248) // 256
+    size = _unit(height, width) * dice.integer(22, 28) // 256  # half the width of the roof
+    left, floor = width * dice.integer(26, 230) // 256, height * dice.integer(180, 200) // 256
     y = floor - np.arange(height, dtype=np.int32)[:, None]  # upwards from the floor
     x = np.abs(np.arange(width, dtype=np.int32) - left)
     wall = (x * 5 < size * 4) & (y >= 0) & (y * 3 < size * 2)

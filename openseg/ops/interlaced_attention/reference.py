@@ -3,6 +3,7 @@
 
 from torch import Tensor
 
+from openseg.ops._layout import in_format_of
 from openseg.ops.self_attention import reference
 
 
@@ -16,7 +17,7 @@ def interlaced_attention(
 ) -> Tensor:
     q, k, v = (_group(x, groups, kind) for x in (query, key, value))
     context = reference.self_attention(q, k, v, scale)
-    return _ungroup(context, value.shape, groups, kind)
+    return in_format_of(query, _ungroup(context, value.shape, groups, kind))
 
 
 def _group(x: Tensor, groups: tuple[int, int], kind: str) -> Tensor:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """`object_attention`: the pixels of a map attend to K region vectors."""
 
+import torch
 from torch import Tensor
 
 from openseg.ops import _backend
-from openseg.ops.object_attention import reference
+from openseg.ops.object_attention import autograd, reference
+
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def object_attention(
@@ -25,10 +28,11 @@ def object_attention(
         key: [B, K, D].
         value: [B, K, Dv].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto" or "reference".
+        backend: "auto", "cpp" or "reference".
 
     Returns:
-        [B, Dv, H, W] in the dtype of the value.
+        [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
+        three are cast to its dtype.
 
     Raises:
         ValueError: shapes that do not fit, or no regions at all.
@@ -52,5 +56,13 @@ def object_attention(
         raise ValueError("key has no regions to attend to: K is 0")
     if scale is None:
         scale = query.shape[1] ** -0.5
-    _backend.choose("object_attention", backend, {"reference": None})
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    obstacle = _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES)
+    if obstacle is None and not query.dtype == key.dtype == value.dtype:
+        obstacle = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    chosen = _backend.choose("object_attention", backend, {"cpp": obstacle, "reference": None})
+    if chosen == "cpp":
+        return autograd.ObjectAttention.apply(query, key, value, scale)
     return reference.object_attention(query, key, value, scale)

@@ -4,10 +4,12 @@
 import torch
 from torch import Tensor
 
+from openseg.ops._layout import in_format_of
+
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     scores = query.flatten(2).transpose(1, 2) @ key.flatten(2)  # [B, N, N], rows are queries
     scores = scale * scores.to(torch.promote_types(scores.dtype, torch.float32))
     weights = scores.softmax(dim=2).to(value.dtype)
     context = value.flatten(2) @ weights.transpose(1, 2)  # [B, Dv, N]
-    return context.unflatten(2, query.shape[2:])
+    return in_format_of(query, context.unflatten(2, query.shape[2:]))

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """`spatial_gather`: one feature vector for each soft region of a map."""
 
+import torch
 from torch import Tensor
 
 from openseg.ops import _backend
-from openseg.ops.spatial_gather import reference
+from openseg.ops.spatial_gather import autograd, reference
+
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def spatial_gather(
@@ -19,10 +22,11 @@ def spatial_gather(
         features: [B, C, H, W].
         logits: [B, K, H, W], one map a region, at the size of the features.
         scale: factor on the logits.
-        backend: "auto" or "reference".
+        backend: "auto", "cpp" or "reference".
 
     Returns:
-        [B, K, C] in the dtype of the features.
+        [B, K, C] in the dtype of the features. Under autocast the features are cast to its dtype;
+        logits keep theirs, the softmax runs in float32 at least.
 
     Raises:
         ValueError: shapes that do not fit, or a map without pixels.
@@ -39,5 +43,11 @@ def spatial_gather(
         )
     if features.shape[2] * features.shape[3] == 0:
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
-    _backend.choose("spatial_gather", backend, {"reference": None})
+    if torch.is_autocast_enabled(features.device.type):
+        features = features.to(torch.get_autocast_dtype(features.device.type))
+    obstacle = _backend.cpp_obstacle(autograd.FORWARD, features, _KERNEL_DTYPES)
+    obstacle = obstacle or _backend.cpp_obstacle(autograd.FORWARD, logits, _KERNEL_DTYPES)
+    chosen = _backend.choose("spatial_gather", backend, {"cpp": obstacle, "reference": None})
+    if chosen == "cpp":
+        return autograd.SpatialGather.apply(features, logits, scale)
     return reference.spatial_gather(features, logits, scale)

@@ -57,5 +57,5 @@ def upsample_argmax(
     }
     chosen = _backend.choose("upsample_argmax", backend, obstacles)
     run = _KERNEL if chosen != "reference" else reference.upsample_argmax
-    labels, probability = run(logits.detach(), tuple(size), align_corners, confidence)
+    labels, probability = run(logits.detach(), (size[0], size[1]), align_corners, confidence)
     return (labels, probability) if confidence else labels

@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: MIT
-from openseg.ops.upsample_cross_entropy.api import upsample_cross_entropy as upsample_cross_entropy
+"""The operator `upsample_cross_entropy`: see docs/ops/upsample_cross_entropy.md."""
+
+from openseg.ops.upsample_cross_entropy.api import Ohem, upsample_cross_entropy
+
+__all__ = ["Ohem", "upsample_cross_entropy"]

@@ -1,73 +1,82 @@
 # SPDX-License-Identifier: MIT
-"""`upsample_cross_entropy` by the kernels, with its gradient for the logits.
+"""The kernels with their gradient. Between the passes lives one float32 [B, H, W].
 
-Saved for the backward pass is one float32 for each pixel, besides the arguments.
+A pixel that does not count, ignored or not hard, is marked there by infinity: the backward pass
+needs to know nothing of the mining.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from openseg import _ext
+from openseg.ops.upsample_cross_entropy.reference import Ohem
 
-FORWARD = _ext.operator("upsample_cross_entropy")
-BACKWARD = _ext.operator("upsample_cross_entropy_backward")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KERNEL = _ext.operator("upsample_cross_entropy")
+_BACKWARD = _ext.operator("upsample_cross_entropy_backward")
 
-if FORWARD is not None:
+if KERNEL is not None:
 
     @torch.library.register_fake("openseg::upsample_cross_entropy")
-    def _(logits, target, weight, align_corners, ignore_index, label_smoothing, per_pixel):
-        def empty(shape):
-            return logits.new_empty(shape, dtype=torch.float32)
-
-        return empty(target.shape if per_pixel else (0,)), empty((2,)), empty(target.shape)
+    def _(logits, target, weight, align_corners, ignore_index, smoothing, ohem, *options):
+        each = options[-1]
+        pixels = logits.new_empty(target.shape, dtype=torch.float32)
+        none = logits.new_empty((0,), dtype=torch.float32)
+        return (
+            torch.empty_like(pixels) if each or ohem else none,
+            pixels,
+            torch.empty_like(pixels) if ohem else torch.empty_like(none),
+            logits.new_empty((4,), dtype=torch.float64),
+        )
 
     @torch.library.register_fake("openseg::upsample_cross_entropy_backward")
-    def _(grad_loss, logits, *_):
+    def _(logits, *others):
         return torch.empty_like(logits)
 
 
-class _UpsampleCrossEntropy(torch.autograd.Function):
+class UpsampleCrossEntropy(torch.autograd.Function):
+    """Loss, and float64 [number of labels out of range, position of the first]."""
+
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None, *options
-    ) -> Tensor:
-        *problem, mean = options  # align_corners, ignore_index, label_smoothing; mean
-        loss, sums, log_sum_exp = FORWARD(logits, target, weight, *problem, not mean)
-        total = torch.where(sums[1] > 0, sums[1], 1)
-        ctx.save_for_backward(logits, target, weight, log_sum_exp, total if mean else None)
-        ctx.problem = problem
-        return sums[0] / total if mean else loss
+        ctx,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        align_corners: bool,
+        ignore_index: int,
+        label_smoothing: float,
+        ohem: Ohem | None,
+        reduction: str,
+    ) -> tuple[Tensor, Tensor]:
+        variant, thresh, min_kept = ("", 0.0, 0)
+        if ohem is not None:
+            thresh, min_kept, variant = ohem
+        loss, lse, _, totals = KERNEL(
+            logits,
+            target,
+            weight,
+            align_corners,
+            ignore_index,
+            label_smoothing,
+            variant,
+            thresh,
+            min_kept,
+            reduction == "none",
+        )
+        divisor = torch.where(totals[1] > 0, totals[1], 1) if reduction == "mean" else None
+        if reduction != "none":
+            loss = (totals[0] / divisor if reduction == "mean" else totals[0]).float()
+        invalid = totals[2:].clone()
+        ctx.save_for_backward(logits, target, weight, lse, divisor)
+        ctx.options = align_corners, ignore_index, label_smoothing
+        ctx.mark_non_differentiable(invalid)
+        return loss, invalid
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, target, weight, log_sum_exp, total = ctx.saved_tensors
-        grad_loss = grad.contiguous() if total is None else grad / total
-        arguments = (grad_loss, logits, target, weight, log_sum_exp)
-        return BACKWARD(*arguments, *ctx.problem), *[None] * 6
-
-
-def upsample_cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    align_corners: bool,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduction: str,
-) -> Tensor:
-    if not logits.is_contiguous(memory_format=torch.channels_last):
-        logits = logits.contiguous()
-    if weight is not None:
-        weight = weight.detach().float().contiguous()
-    return _UpsampleCrossEntropy.apply(
-        logits,
-        target.contiguous(),
-        weight,
-        align_corners,
-        ignore_index,
-        label_smoothing,
-        reduction == "mean",
-    )
+    @once_differentiable
+    def backward(ctx, grad: Tensor, _):
+        logits, target, weight, lse, divisor = ctx.saved_tensors
+        scale = (grad if divisor is None else grad / divisor).float().contiguous()
+        grad_logits = _BACKWARD(logits, target, weight, lse, scale, *ctx.options)
+        return grad_logits, None, None, None, None, None, None, None

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: MIT
+// Products of region tensors with maps, for csrc/<op>/cpu/*.cpp alone.
+//
+// All of them are one small matrix product, out[m, n] = Σ_r a[r, m] · b[r, n], with n on the lanes
+// of vectors; `pack` brings any operand, of either layout and every dtype, into the form that it
+// reads. Its unit of reduction is a word: one float or, on processors that multiply and add two
+// bfloat16 at once, a pair of them.
+#pragma once
+
+#include "common/map.h"
+#include "common/simd.h"
+
+namespace openseg::OPENSEG_ISA {
+namespace {
+
+constexpr int panel = 2 * lanes;                 // columns of one tile of a product
+constexpr int most_rows = lanes == 16 ? 12 : 6;  // two accumulators a row: all registers but a few
+constexpr int64_t block = 64;                    // pixels that are worked on together
+constexpr int64_t chunk = 1024;                  // pixels with a partial sum of their own
+static_assert(block % panel == 0 && chunk % block == 0);
+
+// Two bfloat16 of neighbouring rows of a reduction, the first in the low half.
+struct Pair {
+  uint32_t bits;
+};
+
+template <typename T>
+struct WordFor {
+  using type = float;
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct WordFor<bfloat16> {
+  using type = Pair;
+};
+#endif
+
+template <typename Word>
+constexpr int per_word = 1;
+template <>
+constexpr int per_word<Pair> = 2;
+
+template <typename Word>
+constexpr int64_t words(int64_t elements) {
+  return (elements + per_word<Word> - 1) / per_word<Word>;
+}
+
+// An operand: rows are reduced over. One of the strides, in elements, is 1.
+template <typename T>
+struct Matrix {
+  const T* data;
+  int64_t rows, columns, stride_row, stride_column;
+
+  Matrix transposed() const { return {data, columns, rows, stride_column, stride_row}; }
+};
+
+// Pixels begin..begin+count of one image of a map, as [channels, pixels].
+template <typename T>
+Matrix<T> pixels_of(const Map& map, int64_t image, int64_t begin, int64_t count) {
+  const T* data = (const T*)map.data + image * map.stride_batch + begin * map.stride_pixel;
+  return {data, map.channels, count, map.stride_channel, map.stride_pixel};
+}
+
+template <typename T>
+Matrix<T> image_of(const Map& map, int64_t image) {
+  return pixels_of<T>(map, image, 0, map.pixels);
+}
+
+inline vuint bfloat16_bits(const bfloat16* from) {
+  return widen(&from->bits);
+}
+
+inline vuint bfloat16_bits(const float* from) {
+  bfloat16 rounded[lanes];
+  store_float(rounded, load<vfloat>(from));
+  return widen(&rounded->bits);
+}
+
+// Four words from elements side by side.
+template <typename Word, typename T>
+inline __m128 quad(const T* from) {
+  if constexpr (per_word<Word> * sizeof(T) == 4) {
+    return _mm_loadu_ps((const float*)from);
+  } else {
+    T copy[2 * lanes] = {};
+    std::memcpy((void*)copy, (const void*)from, 4 * per_word<Word> * sizeof(T));
+    if constexpr (per_word<Word> == 1) {
+      const vfloat wide = load_float(copy);
+      return load<__m128>((const float*)&wide);
+    } else {
+      bfloat16 rounded[lanes];
+      store_float(rounded, load<vfloat>(copy));
+      return load<__m128>(rounded);
+    }
+  }
+}
+
+// `count` elements and zeros up to `capacity`: a row's end, for the loads above.
+template <int capacity, typename T>
+inline const T* padded(const T* from, int64_t count, T* copy) {
+  if (count >= capacity) {
+    return from;
+  }
+  std::memset((void*)copy, 0, capacity * sizeof(T));
+  if (count > 0) {
+    std::memcpy((void*)copy, from, count * sizeof(T));
+  }
+  return copy;
+}
+
+// One word in each lane from two rows of a matrix; a float is of the first row alone.
+template <typename Word, typename T>
+inline vuint words_of(const T* first, const T* second) {
+  if constexpr (per_word<Word> == 1) {
+    return (vuint)load_float(first);
+  } else {
+    return bfloat16_bits(first) | bfloat16_bits(second) << 16;
+  }
+}
+
+template <typename Word, typename T>
+void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
+  T first_end[lanes], second_end[lanes];
+  for (int64_t row = 0; row < from.rows; row += per_word<Word>, to += pitch) {
+    const T* const first = from.data + row * from.stride_row;
+    const bool paired = row + per_word<Word> <= from.rows;
+    const T* const second = first + (paired ? (per_word<Word> - 1) * from.stride_row : 0);
+    uint32_t* out = to;
+    int64_t x = 0;
+    for (; paired && x + panel <= from.columns; x += panel, out += panel_pitch) {
+      store(out, words_of<Word>(first + x, second + x));
+      store(out + lanes, words_of<Word>(first + x + lanes, second + x + lanes));
+    }
+    for (; x < from.columns; x += panel, out += panel_pitch) {
+      for (int half = 0; half < panel; half += lanes) {
+        const int64_t left = from.columns - x - half;
+        store(out + half,
+              words_of<Word>(padded<lanes>(first + x + half, left, first_end),
+                             padded<lanes>(second + x + half, paired ? left : 0, second_end)));
+      }
+    }
+  }
+}
+
+// Four columns at a time: at a stride of a power of two, more would push each other out of the
+// cache.
+template <typename Word, typename T>
+void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
+  constexpr int run = 4 * per_word<Word>;
+  const int64_t depth = words<Word>(from.rows), stride = from.stride_column;
+  T ends[4][run];
+  for (int64_t x = 0; x < round_up(from.columns, panel); x += 4) {
+    const T* line = from.data + x * stride;
+    uint32_t* out = to + x / panel * panel_pitch + x % panel;
+    int64_t row = 0;
+    for (; x + 4 <= from.columns && row + run <= from.rows; row += run, line += run) {
+      __m128 a = quad<Word>(line), b = quad<Word>(line + stride);
+      __m128 c = quad<Word>(line + 2 * stride), d = quad<Word>(line + 3 * stride);
+      _MM_TRANSPOSE4_PS(a, b, c, d);
+      _mm_storeu_ps((float*)out, a);
+      _mm_storeu_ps((float*)(out + pitch), b);
+      _mm_storeu_ps((float*)(out + 2 * pitch), c);
+      _mm_storeu_ps((float*)(out + 3 * pitch), d);
+      out += 4 * pitch;
+    }
+    for (; row < from.rows; row += run, line += run) {
+      __m128 lines[4];
+      for (int i = 0; i < 4; ++i) {
+        const int64_t left = x + i < from.columns ? from.rows - row : 0;
+        lines[i] = quad<Word>(padded<run>(line + i * stride, left, ends[i]));
+      }
+      _MM_TRANSPOSE4_PS(lines[0], lines[1], lines[2], lines[3]);
+      for (int64_t i = 0; i < 4 && row / per_word<Word> + i < depth; ++i, out += pitch) {
+        _mm_storeu_ps((float*)out, lines[i]);
+      }
+    }
+  }
+}
+
+// Row r of words of panel p to to[p * panel_pitch + r * pitch]. Whole panels are written: columns
+// beyond the matrix, and the second half of a last odd row, are zero.
+template <typename Word, typename T>
+void pack(const Matrix<T>& from, Word* to, int64_t pitch, int64_t panel_pitch = panel) {
+  if (from.stride_column == 1) {
+    pack_rows<Word>(from, (uint32_t*)to, pitch, panel_pitch);
+  } else {
+    pack_columns<Word>(from, (uint32_t*)to, pitch, panel_pitch);
+  }
+}
+
+inline vfloat multiply_add(vfloat sum, float a, vfloat b) {
+  return sum + a * b;
+}
+
+#if defined(__AVX512BF16__)
+inline vfloat multiply_add(vfloat sum, Pair a, vfloat b) {
+  return (vfloat)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a.bits),
+                                  (__m512bh)b);
+}
+#endif
+
+template <typename T>
+inline void store_some(T* to, vfloat values, int64_t count) {
+  if (count >= lanes) {
+    store_float(to, values);
+  } else if (count > 0) {
+    T copy[lanes];
+    store_float(copy, values);
+    std::memcpy((void*)to, copy, count * sizeof(T));
+  }
+}
+
+template <typename Word>
+struct Operands {
+  const Word* a;  // [depth, pitch_a]
+  int64_t pitch_a;
+  const Word* b;  // [panels, depth, pitch_b]
+  int64_t pitch_b, panel_pitch;
+  int64_t depth;  // words
+};
+
+enum class Into { set, add };  // add: whole panels of floats
+
+template <int rows, Into into, typename Word, typename Out>
+void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
+  vfloat sums[rows][2] = {};
+  const Word* a = in.a;
+  const Word* b = in.b;
+  for (int64_t r = 0; r < in.depth; ++r, a += in.pitch_a, b += in.pitch_b) {
+    const vfloat left = load<vfloat>(b), right = load<vfloat>(b + lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      sums[i][0] = multiply_add(sums[i][0], a[i], left);
+      sums[i][1] = multiply_add(sums[i][1], a[i], right);
+    }
+  }
+  for (int i = 0; i < rows; ++i) {
+    if constexpr (into == Into::add) {
+      sums[i][0] += load<vfloat>(out + i * stride);
+      sums[i][1] += load<vfloat>(out + i * stride + lanes);
+    }
+    store_some(out + i * stride, sums[i][0], columns);
+    store_some(out + i * stride + lanes, sums[i][1], columns - lanes);
+  }
+}
+
+template <int rows, Into into, typename Word, typename Out>
+void tile_of(int64_t wanted, const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
+  if constexpr (rows > 1) {
+    if (wanted < rows) {
+      return tile_of<rows - 1, into>(wanted, in, out, stride, columns);
+    }
+  }
+  tile<rows, into>(in, out, stride, columns);
+}
+
+// out[m * stride + n] = Σ_r a[r, m] · b[r, n]
+template <Into into = Into::set, typename Word, typename Out>
+void multiply(const Operands<Word>& in, int64_t rows, int64_t columns, Out* out, int64_t stride) {
+  const int64_t tiles = (rows + most_rows - 1) / most_rows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t begin = t * rows / tiles, end = (t + 1) * rows / tiles;
+    Operands<Word> part = in;
+    part.a += begin;
+    for (int64_t x = 0; x < columns; x += panel, part.b += in.panel_pitch) {
+      tile_of<most_rows, into>(end - begin, part, out + begin * stride + x, stride, columns - x);
+    }
+  }
+}
+
+// [K, C] vectors of one image as a factor from the left, [C, K] words, for `project`.
+template <typename Word>
+struct Projection {
+  Word* data;
+  int64_t regions, channels, pitch;
+
+  Projection(Scratch& scratch, int64_t regions, int64_t channels)
+      : data(scratch.take<Word>(bytes(regions, channels) / sizeof(Word))),
+        regions(regions),
+        channels(channels),
+        pitch(round_up(regions, panel)) {}
+
+  static int64_t bytes(int64_t regions, int64_t channels) {
+    return words<Word>(channels) * round_up(regions, panel) * (int64_t)sizeof(Word);
+  }
+
+  template <typename T>
+  void load_image(const Map& vectors, int64_t image) {
+    pack(image_of<T>(vectors, image), data, pitch);
+  }
+
+  // scores[k, n] = Σ_c vectors[k, c] · map[c, n] at a pitch of `block`, for up to `block` pixels.
+  // `packed`: [channels, block] words.
+  template <typename T>
+  void project(const Matrix<T>& map, Word* packed, float* scores) const {
+    const int64_t depth = words<Word>(channels);
+    pack(map, packed, panel, depth * panel);
+    const Operands<Word> in{data, pitch, packed, panel, depth * panel, depth};
+    multiply(in, regions, round_up(map.columns, panel), scores, block);
+  }
+};
+
+// [K, C] vectors of one image as the other factor, for `expand`.
+template <typename Word>
+struct Expansion {
+  Word* data;
+  int64_t regions, channels, pitch;
+
+  Expansion(Scratch& scratch, int64_t regions, int64_t channels)
+      : data(scratch.take<Word>(bytes(regions, channels) / sizeof(Word))),
+        regions(regions),
+        channels(channels),
+        pitch(round_up(channels, panel)) {}
+
+  static int64_t bytes(int64_t regions, int64_t channels) {
+    return words<Word>(regions) * round_up(channels, panel) * (int64_t)sizeof(Word);
+  }
+
+  template <typename T>
+  void load_image(const Map& vectors, int64_t image) {
+    pack(image_of<T>(vectors, image).transposed(), data, pitch);
+  }
+
+  // map[c, n] = Σ_k weights[k, n] · vectors[k, c], written in the layout of the map.
+  // `packed`: [K, block] words.
+  template <typename T>
+  void expand(const float* weights, Word* packed, const Matrix<T>& map) const {
+    const int64_t depth = words<Word>(regions);
+    pack(Matrix<float>{weights, regions, map.columns, block, 1}, packed, block);
+    T* const out = (T*)map.data;
+    if (map.stride_column == 1) {
+      const Operands<Word> in{data, pitch, packed, block, panel, depth};
+      multiply(in, channels, map.columns, out, map.stride_row);
+    } else {
+      const Operands<Word> in{packed, block, data, pitch, panel, depth};
+      multiply(in, map.columns, channels, out, map.stride_column);
+    }
+  }
+};
+
+// sums[k, c] += Σ_n weights[k, n] · map[c, n], sums at a pitch of round_up(channels, panel).
+// `packed`: [block, round_up(regions, panel)] words and a panel of [block] words.
+template <typename Word, typename T>
+void reduce(const float* weights, int64_t regions, const Matrix<T>& map, Word* packed,
+            float* sums) {
+  const int64_t pitch = round_up(regions, panel), depth = words<Word>(map.columns);
+  Word* const piece = packed + block * pitch;
+  pack(Matrix<float>{weights, map.columns, regions, 1, block}, packed, pitch);
+  for (int64_t c = 0; c < map.rows; c += panel) {
+    const int64_t width = map.rows - c < panel ? map.rows - c : panel;
+    const T* const from = map.data + c * map.stride_row;
+    pack(Matrix<T>{from, map.columns, width, map.stride_column, map.stride_row}, piece, panel);
+    const Operands<Word> in{packed, pitch, piece, panel, 0, depth};
+    multiply<Into::add>(in, regions, panel, sums + c, round_up(map.rows, panel));
+  }
+}
+
+inline int64_t reduce_words(int64_t regions) {
+  return block * (round_up(regions, panel) + panel);
+}
+
+}  // namespace
+}  // namespace openseg::OPENSEG_ISA

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""Helpers of the operators with gradients: results with all gradients, and the error budget."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+def with_gradients(function, tensors, seed=0):
+    """[result, gradient of each tensor] for a random gradient of the result; layouts are kept."""
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    out = function(*leaves)
+    generator = torch.Generator().manual_seed(seed)
+    grad = torch.randn(out.shape, generator=generator, dtype=torch.float64).bfloat16()
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))]
+
+
+def check_budget(mine, plain, exact):
+    """Each error against float64 is at most twice that of plain torch in the same precision.
+
+    Plain torch can be right by luck where few terms are added: one unit in the last place of the
+    largest value is always allowed.
+    """
+    for ours, theirs, known in zip(mine, plain, exact, strict=True):
+        assert ours.shape == known.shape
+        assert ours.dtype == theirs.dtype
+        if known.numel():
+            unit = torch.finfo(ours.dtype).eps * known.abs().max()
+            allowed = 2 * (theirs.double() - known).abs().max() + unit
+            assert (ours.double() - known).abs().max() <= allowed
+
+
+def at_each_thread_count(function):
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            yield function()
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_again_with(isa, file, cases):
+    """The cases of a test file in a process that is bound to one instruction set.
+
+    This process has run them with the one that it chose.
+    """
+    if isa == torch.ops.openseg.cpu_capability():
+        return
+    environment = {**os.environ, "OPENSEG_CPU": isa}
+
+    def python(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True
+        )
+
+    say = "import torch, openseg.ops; print(torch.ops.openseg.cpu_capability())"
+    asked = python("-c", say)
+    if "this processor cannot run it" in asked.stderr:
+        pytest.skip(f"this processor cannot run {isa}")
+    assert asked.stdout.strip() == isa
+    done = python("-m", "pytest", "-x", file, "-k", cases)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
