@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The shape and layout of results without data, for `register_fake`.
 
-The rule for channels_last is that of csrc/common/torch.cpp: results have the layout of the map given.
+Results have the layout of the map given; csrc/common/torch.cpp has the same rule.
 """
 
 from torch import Tensor

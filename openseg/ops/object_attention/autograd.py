@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The CPU kernel of `object_attention` with its gradient; nothing but the arguments is kept for it."""
+"""The CPU kernel of `object_attention` with its gradient, which keeps the arguments alone."""
 
 import torch
 from torch import Tensor

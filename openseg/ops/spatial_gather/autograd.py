@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The CPU kernel of `spatial_gather` with its gradient.
 
-Besides the arguments only [B, K, C] and [B, 2, K] are kept, in float32: the result, which the gradient
-of the softmax needs unrounded, and the softmax's greatest logits and inverse sums.
+Besides the arguments only [B, K, C] and [B, 2, K] are kept, in float32: the result, which the
+gradient of the softmax needs unrounded, and the softmax's greatest logits and inverse sums.
 """
 
 import torch
