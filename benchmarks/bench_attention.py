@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Operators of object context against PyTorch: `python benchmarks/bench_attention.py --record`.
+"""Operators of object context against PyTorch: `python -m benchmarks.bench_attention --record`.
 
 Prints no speed for a wrong result. The peers are the published formulation, matrix products and a
 softmax with the weights [B, K, N] in memory, in eager mode and compiled, and SDPA where it applies.
@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import _timing
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import _timing
 from openseg.ops import object_attention, spatial_gather
 
 SIZE = (128, 128)
