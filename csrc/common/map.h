@@ -7,8 +7,8 @@
 
 namespace openseg {
 
-// [batch, channels, pixels] where channels or pixels lie side by side: a contiguous or channels_last
-// feature map, or K region vectors, which are a map of K pixels.
+// [batch, channels, pixels] where channels or pixels lie side by side: a contiguous or
+// channels_last feature map, or K region vectors, which are a map of K pixels.
 struct Map {
   void* data;
   DType dtype;

@@ -46,9 +46,9 @@ std::tuple<Tensor, Tensor, Tensor> object_attention_backward(const Tensor& grad,
                                                              const Tensor& value, double scale) {
   const Inputs inputs(query, key, value);
   const Tensor grad_out = walkable(grad);
-  OPENSEG_CHECK(grad.dim() == 4 && grad.size(0) == query.size(0) &&
-                    grad.size(1) == value.size(2) && grad.size(2) == query.size(2) &&
-                    grad.size(3) == query.size(3) && grad.scalar_type() == query.scalar_type(),
+  OPENSEG_CHECK(grad.dim() == 4 && grad.size(0) == query.size(0) && grad.size(1) == value.size(2) &&
+                    grad.size(2) == query.size(2) && grad.size(3) == query.size(3) &&
+                    grad.scalar_type() == query.scalar_type(),
                 "object_attention: the gradient does not fit the result");
   const Tensor grad_query = allocate_map(query, query.size(1));
   const Tensor grad_key = allocate(key, {key.size(0), key.size(1), key.size(2)}, key.scalar_type());

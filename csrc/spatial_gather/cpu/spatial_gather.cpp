@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Each chunk of pixels has a softmax and a sum of features of its own; they are merged with the
-// factor by which the chunk's greatest logit lies under the image's, in the order of chunks, so that
-// results do not depend on the number of threads.
+// factor by which the chunk's greatest logit lies under the image's, in the order of chunks, so
+// that results do not depend on the number of threads.
 //
 // The backward pass is one stream over the pixels: the mean that a softmax subtracts from its
 // gradient is Σ_n weight · grad_weight = <region, grad_region>, known before.
@@ -66,11 +66,11 @@ class Forward {
       : call_(call),
         partial_(call),
         partials_(partials),
-        scratch_(4 * partial_.regions * (block + lanes) + 4 * reduce_words(partial_.regions) +
+        scratch_(4 * partial_.regions * (block + lanes) + 4 * packed_words(partial_.regions) +
                  3 * 64),
         scores_(scratch_.take<float>(partial_.regions * block)),
         lanes_(scratch_.take<float>(partial_.regions * lanes)),
-        packed_(scratch_.take<Word>(reduce_words(partial_.regions))) {}
+        packed_(scratch_.take<Word>(packed_words(partial_.regions))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -197,7 +197,7 @@ class Backward {
         means_(scratch_.take<float>(regions_)),
         weights_(scratch_.take<float>(regions_ * block)),
         grad_(scratch_.take<float>(regions_ * block)),
-        packed_(scratch_.take<Word>(packed_words())) {}
+        packed_(scratch_.take<Word>(packed_words(regions_))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -273,15 +273,11 @@ class Backward {
     }
   }
 
-  int64_t packed_words() const {
-    const int64_t regions = round_up(regions_, panel);
-    return (regions > in_.features.channels ? regions : in_.features.channels) * block;
-  }
-
   int64_t bytes() const {
     const int64_t channels = in_.features.channels;
-    return Projection<Word>::bytes(regions_, channels) + Expansion<Word>::bytes(regions_, channels) +
-           4 * (regions_ * (2 * pitch_ + 2 * block + 1) + packed_words()) + 7 * 64;
+    return Projection<Word>::bytes(regions_, channels) +
+           Expansion<Word>::bytes(regions_, channels) +
+           4 * (regions_ * (2 * pitch_ + 2 * block + 1) + packed_words(regions_)) + 7 * 64;
   }
 
   const SpatialGatherBackward& call_;
@@ -290,8 +286,8 @@ class Backward {
   Scratch scratch_;
   Projection<Word> projection_;
   Expansion<Word> expansion_;
-  float* vectors_;  // [2, K, pitch]: the regions and their gradients
-  float* means_;    // [K]: their scalar products
+  float* vectors_;          // [2, K, pitch]: the regions and their gradients
+  float* means_;            // [K]: their scalar products
   float *weights_, *grad_;  // [K, block]
   Word* packed_;
 };
