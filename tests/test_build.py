@@ -13,15 +13,16 @@ from openseg.ops import Ohem
         ([], None, None),
         (["loss.ohem_thresh=0.9"], Ohem(0.9, 100_000, "openseg"), None),
         (
-            ["loss.ohem_thresh=0.7", "loss.ohem_min_kept=5", "loss.ohem_variant=ocnet"]
-            + ["loss.ohem_aux=true"],
-            *[Ohem(0.7, 5, "ocnet")] * 2,
+            ["loss.ohem_thresh=0.7", "loss.ohem_variant=ocnet", "loss.ohem_aux=true"],
+            Ohem(0.7, 100_000, "ocnet"),
+            Ohem(0.7, 100_000, "ocnet"),
         ),
     ],
 )
 def test_hard_example_mining_is_off_unless_asked_for(overrides, main, aux):
     config = load_config("scenes/ocrnet_r18", overrides)
     info = ContextScenes((32, 32), 1).info
-    criterion = build_criterion(config, build_model(config, info.num_classes), info)
+    model, _ = build_model(config, info.num_classes)
+    criterion = build_criterion(config, model, info)
     assert criterion.ohem == main
     assert criterion.ohem_aux == aux
