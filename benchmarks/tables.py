@@ -65,7 +65,7 @@ def main() -> None:
     text = README.read_text(encoding="utf-8")
     for name, make in {"operators": operators, "training": training}.items():
         place = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
-        text, count = place.subn(lambda found, body=make(): f"{found[1]}{body}\n{found[2]}", text)
+        text, count = place.subn(f"\\g<1>{make()}\n\\g<2>", text)
         if count != 1:
             raise SystemExit(f"README.md must have the mark <!-- {name} --> once, it has {count}")
     README.write_text(text, encoding="utf-8")
