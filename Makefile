@@ -45,7 +45,7 @@ demo: ext
 	@echo "Predictions:  $(DEMO)/predictions/"
 
 test: ext $(VENV)/tools.installed
-	$(BIN)/python -m pytest -n 2 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 lint: $(VENV)/tools.installed
 	$(BIN)/ruff check .

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Operators of object context against PyTorch: `python benchmarks/bench_attention.py --record`.
+"""Operators of object context against PyTorch: `python benchmarks/bench_attention.py`.
 
-Prints no speed for a wrong result. The peers do what networks published before did: matrix
-products and a softmax with the weights [B, K, N] in memory, in eager mode and under torch.compile;
-SDPA where it applies. Times are minima, for machines that are not idle; the load average is in the
-record.
+Prints no speed for a wrong result. The peers are the published formulation, matrix products and a
+softmax with the weights [B, K, N] in memory, in eager mode and compiled, and SDPA where it applies.
+Times are minima, for machines that are not idle; the load average is in the record.
 """
 
 import argparse

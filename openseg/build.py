@@ -45,6 +45,7 @@ from openseg.engine.validation import Validation
 from openseg.errors import CheckpointError, ConfigError, DataError
 from openseg.losses import SegmentationLoss
 from openseg.models import SegmentationModel, create_model
+from openseg.ops import Ohem
 from openseg.weights import LoadReport, load_weights
 
 _SAMPLES_CHECKED = 16
@@ -149,12 +150,17 @@ def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo)
             f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
             f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
         )
+    ohem = None
+    if loss.ohem_thresh is not None:
+        ohem = Ohem(loss.ohem_thresh, loss.ohem_min_kept, loss.ohem_variant)
     return SegmentationLoss(
         aux_weights=loss.aux_weights,
         class_weights=loss.class_weights,
         ignore_index=info.ignore_index,
         align_corners=model.align_corners,
         label_smoothing=loss.label_smoothing,
+        ohem=ohem,
+        ohem_aux=loss.ohem_aux,
     )
 
 

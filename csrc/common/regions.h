@@ -16,6 +16,8 @@ namespace {
 constexpr int panel = 2 * lanes;                 // columns of one tile of a product
 constexpr int most_rows = lanes == 16 ? 12 : 6;  // two accumulators a row: all registers but a few
 constexpr int64_t block = 64;                    // pixels that are worked on together
+constexpr int64_t slice = 64;                    // words of a long reduction that stay in L1
+constexpr int ahead = 16;                        // rows or columns that are fetched early
 constexpr int64_t chunk = 1024;                  // pixels with a partial sum of their own
 static_assert(block % panel == 0 && chunk % block == 0);
 
@@ -129,6 +131,7 @@ void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel
     uint32_t* out = to;
     int64_t x = 0;
     for (; paired && x + panel <= from.columns; x += panel, out += panel_pitch) {
+      __builtin_prefetch(first + ahead * from.stride_row + x);
       store(out, words_of<Word>(first + x, second + x));
       store(out + lanes, words_of<Word>(first + x + lanes, second + x + lanes));
     }
@@ -155,6 +158,7 @@ void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t pa
     uint32_t* out = to + x / panel * panel_pitch + x % panel;
     int64_t row = 0;
     for (; x + 4 <= from.columns && row + run <= from.rows; row += run, line += run) {
+      __builtin_prefetch(line + (ahead + row / run % 4) * stride);
       __m128 a = quad<Word>(line), b = quad<Word>(line + stride);
       __m128 c = quad<Word>(line + 2 * stride), d = quad<Word>(line + 3 * stride);
       _MM_TRANSPOSE4_PS(a, b, c, d);
@@ -291,13 +295,28 @@ struct Projection {
   }
 
   // scores[k, n] = Σ_c vectors[k, c] · map[c, n] at a pitch of `block`, for up to `block` pixels.
-  // `packed`: [channels, block] words.
+  // `packed`: [slice, block] words.
   template <typename T>
   void project(const Matrix<T>& map, Word* packed, float* scores) const {
-    const int64_t depth = words<Word>(channels);
-    pack(map, packed, panel, depth * panel);
-    const Operands<Word> in{data, pitch, packed, panel, depth * panel, depth};
-    multiply(in, regions, round_up(map.columns, panel), scores, block);
+    constexpr int64_t step = slice * per_word<Word>;
+    const int64_t columns = round_up(map.columns, panel);
+    for (int64_t c = 0; c < channels; c += step) {
+      Matrix<T> part = map;
+      part.data += c * map.stride_row;
+      part.rows = channels - c < step ? channels - c : step;
+      pack(part, packed, panel, slice * panel);
+      const Operands<Word> in{data + c / per_word<Word> * pitch,
+                              pitch,
+                              packed,
+                              panel,
+                              slice * panel,
+                              words<Word>(part.rows)};
+      if (c == 0) {
+        multiply(in, regions, columns, scores, block);
+      } else {
+        multiply<Into::add>(in, regions, columns, scores, block);
+      }
+    }
   }
 };
 
@@ -356,8 +375,10 @@ void reduce(const float* weights, int64_t regions, const Matrix<T>& map, Word* p
   }
 }
 
-inline int64_t reduce_words(int64_t regions) {
-  return block * (round_up(regions, panel) + panel);
+// What `packed` has to hold in words for any of these.
+inline int64_t packed_words(int64_t regions) {
+  const int64_t expanded = block * (round_up(regions, panel) + panel);
+  return expanded > block * slice ? expanded : block * slice;
 }
 
 }  // namespace

@@ -42,6 +42,9 @@ def _rules(config: Config) -> Iterator[Rule]:
         yield _at_least(f"loss.aux_weights.{name}", weight, 0)
     smoothing = config.loss.label_smoothing
     yield "loss.label_smoothing", smoothing, 0 <= smoothing < 1, "at least 0 and below 1"
+    thresh = config.loss.ohem_thresh
+    yield "loss.ohem_thresh", thresh, thresh is None or 0 <= thresh <= 1, "null, or 0 to 1"
+    yield _at_least("loss.ohem_min_kept", config.loss.ohem_min_kept, 0)
 
     yield _at_least("val.every", val.every, 1)
     yield "val.scales", val.scales, bool(val.scales) and min(val.scales) > 0, "numbers above 0"

@@ -81,6 +81,10 @@ class LossConfig:
     aux_weights: dict[str, float] = field(default_factory=lambda: {"aux": 0.4})  # of other heads
     class_weights: list[float] | None = None  # a weight for each class
     label_smoothing: float = 0.0  # share of the target given to all classes alike
+    ohem_thresh: float | None = None  # main loss of pixels below this probability alone; null: all
+    ohem_min_kept: int = 100_000  # but of at least so many pixels of a micro batch
+    ohem_variant: Literal["openseg", "ocnet"] = "openseg"  # whose published rule for limit and mean
+    ohem_aux: bool = False  # the same for the other heads, which otherwise see all pixels
 
 
 @dataclass

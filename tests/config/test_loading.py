@@ -95,6 +95,7 @@ MISTAKES = {
     "data.crop_size=64": "data.crop_size: 64 given, a list of 2",
     "data.crop_size=[64]": "data.crop_size: [64] given, a list of 2",
     "loss.class_weights=[1, a]": "a list (a number each) or null expected",
+    "loss.ohem_thresh=2": "loss.ohem_thresh: 2.0 given, null, or 0 to 1 expected",
     "loss.aux_weights.x=abc": "loss.aux_weights.x: 'abc' given, a number",
     "train.lr=[1": "is no valid YAML",
     "train.iterations=${nothing}": "nothing",

@@ -69,6 +69,8 @@ def test_variants_define_names_in_their_own_namespace_alone(isa):
         pytest.skip("the object files of the build are not here")
     for path in objects:
         defined = [name for kind, name in symbols(path) if kind in "TWVu"]
+        # where memory is freed as an exception passes: a pointer, the same in all variants, no code
+        defined = [name for name in defined if name != "DW.ref.__gxx_personality_v0"]
         assert defined, path
         assert all(name.startswith(f"openseg::{isa}::") for name in defined), (path, defined)
 

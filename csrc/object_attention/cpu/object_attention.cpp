@@ -60,7 +60,7 @@ class Forward {
         key_(scratch_, call.key.pixels, call.query.channels),
         value_(scratch_, call.key.pixels, call.value.channels),
         scores_(scratch_.take<float>(call.key.pixels * block)),
-        packed_(scratch_.take<Word>(packed_words(call))) {}
+        packed_(scratch_.take<Word>(packed_words(call.key.pixels))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -82,16 +82,11 @@ class Forward {
   }
 
  private:
-  static int64_t packed_words(const ObjectAttention& call) {
-    const int64_t regions = call.key.pixels, channels = call.query.channels;
-    return (regions > channels ? regions : channels) * block;
-  }
-
   static int64_t bytes(const ObjectAttention& call) {
     const int64_t regions = call.key.pixels;
     return Projection<Word>::bytes(regions, call.query.channels) +
            Expansion<Word>::bytes(regions, call.value.channels) +
-           4 * (regions * block + packed_words(call)) + 4 * 64;
+           4 * (regions * block + packed_words(regions)) + 4 * 64;
   }
 
   const ObjectAttention& call_;
@@ -130,7 +125,7 @@ class Backward {
         key_out_(scratch_, in_.key.pixels, in_.query.channels),
         weights_(scratch_.take<float>(in_.key.pixels * block)),
         grad_(scratch_.take<float>(in_.key.pixels * block)),
-        packed_(scratch_.take<Word>(packed_words(in_))) {}
+        packed_(scratch_.take<Word>(packed_words(in_.key.pixels))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -169,19 +164,12 @@ class Backward {
     key_out_.expand(grad_, packed_, pixels_of<T>(call_.grad_query, image, pixel, count));
   }
 
-  static int64_t packed_words(const ObjectAttention& call) {
-    const int64_t query = call.query.channels, value = call.value.channels;
-    const int64_t projected = (query > value ? query : value) * block;
-    const int64_t reduced = reduce_words(call.key.pixels);
-    return projected > reduced ? projected : reduced;
-  }
-
   static int64_t bytes(const ObjectAttention& call) {
     const int64_t regions = call.key.pixels;
     return Projection<Word>::bytes(regions, call.query.channels) +
            Projection<Word>::bytes(regions, call.value.channels) +
            Expansion<Word>::bytes(regions, call.query.channels) +
-           4 * (2 * regions * block + packed_words(call)) + 6 * 64;
+           4 * (2 * regions * block + packed_words(regions)) + 6 * 64;
   }
 
   const ObjectAttentionBackward& call_;

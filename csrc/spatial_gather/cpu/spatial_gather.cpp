@@ -66,11 +66,11 @@ class Forward {
       : call_(call),
         partial_(call),
         partials_(partials),
-        scratch_(4 * partial_.regions * (block + lanes) + 4 * reduce_words(partial_.regions) +
+        scratch_(4 * partial_.regions * (block + lanes) + 4 * packed_words(partial_.regions) +
                  3 * 64),
         scores_(scratch_.take<float>(partial_.regions * block)),
         lanes_(scratch_.take<float>(partial_.regions * lanes)),
-        packed_(scratch_.take<Word>(reduce_words(partial_.regions))) {}
+        packed_(scratch_.take<Word>(packed_words(partial_.regions))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -197,7 +197,7 @@ class Backward {
         means_(scratch_.take<float>(regions_)),
         weights_(scratch_.take<float>(regions_ * block)),
         grad_(scratch_.take<float>(regions_ * block)),
-        packed_(scratch_.take<Word>(packed_words())) {}
+        packed_(scratch_.take<Word>(packed_words(regions_))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -273,16 +273,11 @@ class Backward {
     }
   }
 
-  int64_t packed_words() const {
-    const int64_t regions = round_up(regions_, panel);
-    return (regions > in_.features.channels ? regions : in_.features.channels) * block;
-  }
-
   int64_t bytes() const {
     const int64_t channels = in_.features.channels;
     return Projection<Word>::bytes(regions_, channels) +
            Expansion<Word>::bytes(regions_, channels) +
-           4 * (regions_ * (2 * pitch_ + 2 * block + 1) + packed_words()) + 7 * 64;
+           4 * (regions_ * (2 * pitch_ + 2 * block + 1) + packed_words(regions_)) + 7 * 64;
   }
 
   const SpatialGatherBackward& call_;

@@ -16,8 +16,8 @@ namespace openseg::OPENSEG_ISA {
 namespace {
 
 constexpr float steep = 60.0f;
-constexpr int most_steps = lanes == 16 ? 16 : 8;  // accumulators that the registers hold
-constexpr int64_t grain_values = 1 << 18;         // interpolated logits worth a thread
+constexpr int most_steps = lanes == 16 ? 16 : 10;  // accumulators that the registers hold
+constexpr int64_t grain_values = 1 << 18;          // interpolated logits worth a thread
 
 template <int Value>
 struct Constant {
