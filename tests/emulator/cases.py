@@ -194,7 +194,8 @@ def check_upsample_cross_entropy(kernels: Kernels) -> None:
     assert call.forward(kernels, target, None, 0.1)[1].tolist() == [0, 8 - 1, 2, 5]
     assert np.isinf(call.lse[target == 3]).all()
     # An infinite logit does not pass for the mark of a pixel that does not count.
-    call = CrossEntropyCall(np.full((1, 1, 2, 2), np.inf), (4, 4), True, "float32", False)
+    logits = np.stack([np.zeros((1, 2, 2)), np.full((1, 2, 2), np.inf)], 1)
+    call = CrossEntropyCall(logits, (4, 4), True, "float32", False)
     loss, totals = call.forward(kernels, target, None, 0)
     assert np.array_equal(np.isnan(loss), target == 0)
     assert np.isnan(totals[0])

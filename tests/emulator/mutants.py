@@ -203,6 +203,22 @@ MUTANTS = [
     ),
     Mutant(
         "upsample_cross_entropy",
+        "last label out of range",
+        "plain",
+        VALUES,
+        "~(uint64_t)pixel",
+        "(uint64_t)pixel",
+    ),
+    Mutant(
+        "upsample_cross_entropy",
+        "infinity taken for the mark of ignored pixels",
+        "plain",
+        VALUES,
+        "best[row] < infinity() ?",
+        "best[row] <= infinity() ?",
+    ),
+    Mutant(
+        "upsample_cross_entropy",
         "columns beyond the last",
         "asan",
         ASAN,
