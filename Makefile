@@ -11,6 +11,8 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 DEMO := runs/demo
+# pip builds with this ninja too; another version would build everything again
+export PATH := $(BIN):$(PATH)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint format ext clean

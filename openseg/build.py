@@ -172,7 +172,7 @@ def _aux_outputs(model: SegmentationModel) -> set[str]:
 
 
 def build_optimizer(config: Config, model: SegmentationModel) -> Optimizer:
-    """SGD over two groups, "backbone" and "head", each with its `base_lr`."""
+    """The optimizer over two groups, "backbone" and "head", each with its `base_lr`."""
     train = config.train
     backbone = list(model.backbone.parameters())
     known = {id(parameter) for parameter in backbone}
@@ -181,6 +181,8 @@ def build_optimizer(config: Config, model: SegmentationModel) -> Optimizer:
         {"name": "backbone", "params": backbone, "base_lr": train.lr},
         {"name": "head", "params": head, "base_lr": train.lr * train.head_lr_factor},
     ]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, train.lr, weight_decay=train.weight_decay)
     return torch.optim.SGD(groups, train.lr, train.momentum, weight_decay=train.weight_decay)
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 import pytest
+import torch
 
-from openseg.build import build_criterion, build_model
+from openseg.build import build_criterion, build_model, build_optimizer
 from openseg.config import load_config
 from openseg.data import ContextScenes
 from openseg.ops import Ohem
@@ -26,3 +27,20 @@ def test_hard_example_mining_is_off_unless_asked_for(overrides, main, aux):
     criterion = build_criterion(config, model, info)
     assert criterion.ohem == main
     assert criterion.ohem_aux == aux
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_head_and_backbone_are_groups_of_either_optimizer(name, kind):
+    words = [f"train.optimizer={name}", "train.lr=0.01", "train.head_lr_factor=10"]
+    config = load_config("scenes/fcn_r18", words)
+    model, _ = build_model(config, 4)
+    optimizer = build_optimizer(config, model)
+    assert type(optimizer) is kind
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert groups["backbone"]["base_lr"] == 0.01
+    assert groups["head"]["base_lr"] == 0.1
+    assert {id(p) for p in groups["backbone"]["params"]} == {
+        id(p) for p in model.backbone.parameters()
+    }
+    counts = [len(group["params"]) for group in groups.values()]
+    assert sum(counts) == len(list(model.parameters()))

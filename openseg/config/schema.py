@@ -58,6 +58,7 @@ class TrainConfig:
     iterations: int = 40000  # optimizer steps
     batch_size: int = 8  # images in a step, over all processes and micro batches
     micro_batch_size: int | None = None  # images in a forward pass of a process; null: all of its
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd in the published recipes
     lr: float = 0.01  # learning rate of the backbone at the start
     head_lr_factor: float = 1.0  # everything but the backbone learns this much faster
     momentum: float = 0.9  # of SGD
