@@ -65,3 +65,11 @@ def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> 
     if obstacle is not None:
         raise RuntimeError(f"{operator}: backend {asked!r} cannot run this call: {obstacle}")
     return asked
+
+
+def autocast_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """What autocast wants of this argument: its dtype of the device, or the tensor's own."""
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype

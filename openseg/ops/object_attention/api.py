@@ -56,9 +56,7 @@ def object_attention(
         raise ValueError("key has no regions to attend to: K is 0")
     if scale is None:
         scale = query.shape[1] ** -0.5
-    if torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    query, key, value = (t.to(_backend.autocast_dtype(t)) for t in (query, key, value))
     obstacle = _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES)
     if obstacle is None and not query.dtype == key.dtype == value.dtype:
         obstacle = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"

@@ -43,8 +43,7 @@ def spatial_gather(
         )
     if features.shape[2] * features.shape[3] == 0:
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
-    if torch.is_autocast_enabled(features.device.type):
-        features = features.to(torch.get_autocast_dtype(features.device.type))
+    features = features.to(_backend.autocast_dtype(features))
     obstacle = _backend.cpp_obstacle(autograd.FORWARD, features, _KERNEL_DTYPES)
     obstacle = obstacle or _backend.cpp_obstacle(autograd.FORWARD, logits, _KERNEL_DTYPES)
     chosen = _backend.choose("spatial_gather", backend, {"cpp": obstacle, "reference": None})
