@@ -21,6 +21,8 @@ def records(name: str) -> list[dict[str, Any]]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return "Not recorded yet."
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
