@@ -13,6 +13,7 @@ from torch import Tensor
 from openseg.errors import CheckpointError
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
+_MAGIC = (b"P", b"\x80")  # first byte of a zip archive, and of the pickle of torch before 1.6
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -29,6 +30,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    with path.open("rb") as file:
+        if file.read(1) not in _MAGIC:
+            raise CheckpointError(
+                f"{path}: not a file that torch.save wrote; name one of those or a .safetensors"
+            )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

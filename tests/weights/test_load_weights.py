@@ -240,3 +240,9 @@ def test_a_file_without_tensors(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="no state dict"):
         load_weights(fcn(), tmp_path / "a.pth")
+
+
+def test_a_file_of_another_kind_is_not_taken_for_a_checkpoint(tmp_path):
+    (tmp_path / "photo.pth").write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    with pytest.raises(CheckpointError, match=r"photo.pth: not a file that torch.save wrote"):
+        load_weights(fcn(), tmp_path / "photo.pth")
