@@ -28,9 +28,9 @@ class TinyBackbone(nn.Module):
 
 class ModelContract:
     name: str
-    options: dict = {"backbone": "resnet18c"}  # noqa: RUF012 - read alone
+    options: dict = {"backbone": "resnet18c"}  # noqa: RUF012 - never changed
     stride = 8
-    aux_weights: dict = {"aux": 0.4}  # noqa: RUF012 - read alone
+    aux_weights: dict = {"aux": 0.4}  # noqa: RUF012 - never changed
 
     @classmethod
     def build(cls, **options):

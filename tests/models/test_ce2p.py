@@ -10,7 +10,7 @@ from tests.models.contract import ModelContract
 class TestCE2PAspOCRNet(ModelContract):
     name = "ce2p_asp_ocrnet"
     stride = 4
-    aux_weights = {"seg": 1.0, "edge": 1.0, "aux": 0.4}  # noqa: RUF012 - read alone
+    aux_weights = {"seg": 1.0, "edge": 1.0, "aux": 0.4}  # noqa: RUF012 - never changed
 
 
 def test_equals_the_published_network():

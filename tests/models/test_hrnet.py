@@ -5,9 +5,9 @@ from tests.models.contract import ModelContract
 
 class TestHRNetV2(ModelContract):
     name = "hrnet"
-    options = {"backbone": "hrnet_w18"}  # noqa: RUF012 - read alone
+    options = {"backbone": "hrnet_w18"}  # noqa: RUF012 - never changed
     stride = 4
-    aux_weights = {}  # noqa: RUF012 - read alone
+    aux_weights = {}  # noqa: RUF012 - never changed
 
 
 def test_parameters():
