@@ -6,13 +6,13 @@ A broken kernel may overwrite anything, and AddressSanitizer has to be loaded be
 
 import sys
 
-from tests.emulator import cases
+from tests.emulator import operators
 from tests.emulator.kernels import Kernels
 
 
 def main(library: str, operator: str, *seeds: str) -> None:
     for seed in seeds:
-        getattr(cases, f"check_{operator}")(Kernels(library, int(seed)))
+        operators.module(operator).check(Kernels(library, int(seed)))
 
 
 if __name__ == "__main__":

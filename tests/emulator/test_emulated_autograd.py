@@ -6,8 +6,8 @@ import torch
 
 from openseg.ops.upsample_cross_entropy import autograd, reference
 from tests.emulator import build
-from tests.emulator.cases import CrossEntropyCall
 from tests.emulator.kernels import Kernels
+from tests.emulator.operators.upsample_cross_entropy import CrossEntropyCall
 from tests.emulator.test_emulated_kernels import pytestmark as pytestmark
 
 

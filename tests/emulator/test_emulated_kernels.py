@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from tests.emulator import build, cases
+from tests.emulator import build, operators
 from tests.emulator.kernels import Kernels
-from tests.emulator.mutants import MUTANTS, Mutant
+from tests.emulator.mutants import Mutant
 
 OPERATORS = ["primitives", *sorted({source.parts[-3] for source in build.kernel_sources()})]
 
@@ -38,28 +38,31 @@ def test_no_errors_of_memory(operator: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+MUTANTS = [(name, mutant) for name in OPERATORS for mutant in operators.module(name).MUTANTS]
 # The first of each operator and mode.
-CHOSEN = {(mutant.operator, mutant.mode): mutant for mutant in reversed(MUTANTS)}.values()
+CHOSEN = {(name, mutant.mode): mutant for name, mutant in reversed(MUTANTS)}.values()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.operator}-{m.mistake}")
-def test_mutant_is_caught(mutant: Mutant) -> None:
+@pytest.mark.parametrize(
+    ("operator", "mutant"), MUTANTS, ids=[f"{name}-{mutant.mistake}" for name, mutant in MUTANTS]
+)
+def test_mutant_is_caught(operator: str, mutant: Mutant) -> None:
     if mutant not in CHOSEN and not build.THOROUGH:
         pytest.skip(build.WHY_NOT_THOROUGH)
-    source = build.ROOT / "csrc" / mutant.operator / "cuda" / f"{mutant.operator}.cu"
-    if mutant.operator == "primitives":
+    source = build.ROOT / "csrc" / operator / "cuda" / f"{operator}.cu"
+    if operator == "primitives":
         source = build.HERE / "primitives.cu"
     text = source.read_text()
     assert text.count(mutant.old) == 1
     broken = build.library(mutant.mode, {source: text.replace(mutant.old, mutant.new)})
-    done = run_apart(mutant.mode, mutant.operator, broken)
+    done = run_apart(mutant.mode, operator, broken)
     assert done.returncode != 0
     output = done.stdout + done.stderr
     assert re.search(mutant.report, output), output
 
 
 def run_here(mode: str, operator: str, seed: int) -> None:
-    getattr(cases, f"check_{operator}")(Kernels(str(build.library(mode)), seed))
+    operators.module(operator).check(Kernels(str(build.library(mode)), seed))
 
 
 def run_apart(mode: str, operator: str, library: os.PathLike) -> subprocess.CompletedProcess:
