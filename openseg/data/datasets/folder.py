@@ -59,7 +59,7 @@ class FolderDataset:
                 "with images/ and labels/ in it: check the path"
             )
         if isinstance(classes, str | Path):
-            classes = _read_classes(self.root / classes)
+            classes = read_classes(self.root / classes)
         names = tuple(classes)
         colors = palettes.voc(len(names)) if palette is None else tuple(palette)
         self.info = DatasetInfo(name or self.root.name, names, colors)
@@ -141,7 +141,8 @@ def _lookup_table(num_classes: int, id_map: Mapping[int, int] | None) -> np.ndar
     return table
 
 
-def _read_classes(path: Path) -> list[str]:
+def read_classes(path: Path) -> list[str]:
+    """Names of classes from a text file with one a line; raises DataError."""
     try:
         names = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
