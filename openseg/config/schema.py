@@ -11,6 +11,18 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+DatasetName = Literal[
+    "scenes",
+    "camvid",
+    "folder",
+    "cityscapes",
+    "ade20k",
+    "lip",
+    "pascal_context",
+    "pascal_voc",
+    "coco_stuff_10k",
+]
+
 
 @dataclass
 class ModelConfig:
@@ -29,10 +41,13 @@ class ModelConfig:
 class DataConfig:
     """Where images come from and what is done to them before the network."""
 
-    name: Literal["scenes", "camvid", "folder"] = "scenes"  # data set
+    name: DatasetName = "scenes"  # data set
     root: str | None = None  # its folder; scenes are drawn and need none
-    train_split: str = "train"  # split to train on
+    train_split: str = "train"  # split to train on, or several: train+val, train+coarse
     val_split: str = "val"  # split to validate on
+    train_list: str | None = None  # text file of names: train on these samples of the split alone
+    val_list: str | None = None  # the same for validation
+    background: bool = False  # pascal_context: the background is a class of its own, the 60th
     classes: list[str] | None = None  # folder: names of the classes, by id; null reads the folder's
     id_map: dict[int, int] | None = None  # folder: {value in the file: id or 255}; null: as it is
     scene_size: tuple[int, int] = (128, 128)  # scenes: size of an image
