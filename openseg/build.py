@@ -121,19 +121,30 @@ def build_normalize(config: Config) -> Normalize:
     return Normalize(tuple(data.mean), tuple(data.std), data.divisor, data.channel_order)
 
 
+def build_train_transform(config: Config, info: DatasetInfo) -> TrainTransform:
+    data = config.data
+    return TrainTransform(
+        crop_size=data.crop_size,
+        normalize=build_normalize(config),
+        order=data.order,
+        fixed_size=data.fixed_size,
+        min_side=data.min_side,
+        scale_range=data.scale_range,
+        scale_step=data.scale_step,
+        aspect_range=data.aspect_range,
+        long_side=data.long_side,
+        interpolation=data.interpolation,
+        flip=data.flip,
+        flip_pairs=info.flip_pairs,
+        brightness=data.brightness,
+        padding=data.padding,
+    )
+
+
 def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:
     """Endless batches of this process, after the first `start` samples of the stream."""
     data, train = config.data, config.train
-    transform = TrainTransform(
-        crop_size=data.crop_size,
-        normalize=build_normalize(config),
-        scale_range=data.scale_range,
-        aspect_range=data.aspect_range,
-        interpolation=data.interpolation,
-        flip=data.flip,
-        flip_pairs=dataset.info.flip_pairs,
-        brightness=data.brightness,
-    )
+    transform = build_train_transform(config, dataset.info)
     sampler = ResumableSampler(
         len(dataset),
         train.batch_size // process.world_size,

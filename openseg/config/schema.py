@@ -54,11 +54,17 @@ class DataConfig:
     scene_length: int = 1000  # scenes: images in the training split
     scene_val_length: int = 100  # scenes: images in the validation split
     crop_size: tuple[int, int] = (512, 512)  # size of a training image, cropped and padded
+    order: Literal["resize_first", "flip_first"] = "resize_first"  # when to mirror
+    fixed_size: tuple[int, int] | None = None  # of a training image before the random resize
+    min_side: int | None = None  # or of its shorter side
     scale_range: tuple[float, float] = (0.5, 2.0)  # random resize before the crop
+    scale_step: float | None = None  # between the scales to draw from; null: any of the range
+    long_side: int | None = None  # the longer side at scale 1; null: as it is
     aspect_range: tuple[float, float] = (0.9, 1.1)  # random change of width over height
     interpolation: Literal["cubic", "linear"] = "cubic"  # of images in that resize
     flip: bool = True  # mirror half of the images
     brightness: int = 10  # largest random shift of the brightness, in 1/255
+    padding: Literal["random", "right_down"] = "random"  # where a small image is padded
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # after the division
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # after the division
     divisor: float = 255.0  # pixel values are divided by it first
