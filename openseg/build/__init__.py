@@ -20,13 +20,19 @@ from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
 from openseg.data import (
+    ADE20K,
+    LIP,
     CamVid,
+    Cityscapes,
+    COCOStuff10K,
     ContextScenes,
     Dataset,
     DatasetInfo,
     EvalTransform,
     FolderDataset,
     Normalize,
+    PascalContext,
+    PascalVOC,
     ResumableSampler,
     TrainSet,
     TrainTransform,
@@ -48,10 +54,27 @@ from openseg.models import SegmentationModel, create_model
 from openseg.weights import LoadReport, load_weights
 
 _SAMPLES_CHECKED = 16
+_PUBLISHED = {
+    "camvid": CamVid,
+    "cityscapes": Cityscapes,
+    "ade20k": ADE20K,
+    "lip": LIP,
+    "pascal_voc": PascalVOC,
+    "coco_stuff_10k": COCOStuff10K,
+}
 
 
-def build_dataset(config: Config, split: str, length: int | None = None) -> Dataset:
-    """A split of the data set of `config.data`; `length` is for scenes, which are drawn."""
+def build_dataset(
+    config: Config,
+    split: str,
+    length: int | None = None,
+    only: str | None = None,
+    strict: bool = True,
+) -> Dataset:
+    """A split of the data set of `config.data`.
+
+    length: for scenes, which are drawn. only: file of the names to keep. strict: see PairedDataset.
+    """
     data = config.data
     if data.name == "scenes":
         try:
@@ -59,15 +82,20 @@ def build_dataset(config: Config, split: str, length: int | None = None) -> Data
         except ValueError as error:
             raise ConfigError(f"data: {error}") from error
     assert data.root is not None  # the checks of the configuration see to it
-    if data.name == "camvid":
-        return CamVid(data.root, split)
-    return FolderDataset(data.root, split, data.classes or "classes.txt", id_map=data.id_map)
+    options: dict[str, Any] = {"only": only, "strict": strict}
+    if data.name == "folder":
+        options |= {"classes": data.classes or "classes.txt", "id_map": data.id_map}
+        return FolderDataset(data.root, split, **options)
+    if data.name == "pascal_context":
+        return PascalContext(data.root, split, data.background, **options)
+    return _PUBLISHED[data.name](data.root, split, **options)
 
 
 def build_datasets(config: Config) -> tuple[Dataset, Dataset]:
     """The training and the validation set, each looked at in a few places."""
-    train = build_dataset(config, config.data.train_split)
-    val = build_dataset(config, config.data.val_split, config.data.scene_val_length)
+    data = config.data
+    train = build_dataset(config, data.train_split, only=data.train_list)
+    val = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
     for dataset in (train, val):
         _check_samples(dataset, config.model.in_channels)
     return train, val
@@ -92,18 +120,30 @@ def build_normalize(config: Config) -> Normalize:
     return Normalize(tuple(data.mean), tuple(data.std), data.divisor, data.channel_order)
 
 
+def build_train_transform(config: Config, info: DatasetInfo) -> TrainTransform:
+    data = config.data
+    return TrainTransform(
+        crop_size=data.crop_size,
+        normalize=build_normalize(config),
+        order=data.order,
+        fixed_size=data.fixed_size,
+        min_side=data.min_side,
+        scale_range=data.scale_range,
+        scale_step=data.scale_step,
+        aspect_range=data.aspect_range,
+        long_side=data.long_side,
+        interpolation=data.interpolation,
+        flip=data.flip,
+        flip_pairs=info.flip_pairs,
+        brightness=data.brightness,
+        padding=data.padding,
+    )
+
+
 def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:
     """Endless batches of this process, after the first `start` samples of the stream."""
     data, train = config.data, config.train
-    transform = TrainTransform(
-        crop_size=data.crop_size,
-        normalize=build_normalize(config),
-        scale_range=data.scale_range,
-        aspect_range=data.aspect_range,
-        interpolation=data.interpolation,
-        flip=data.flip,
-        brightness=data.brightness,
-    )
+    transform = build_train_transform(config, dataset.info)
     sampler = ResumableSampler(
         len(dataset),
         train.batch_size // process.world_size,

@@ -66,6 +66,15 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     for name in ("scale_range", "aspect_range"):
         low, high = getattr(data, name)
         yield f"data.{name}", (low, high), 0 < low <= high, "0 < lowest ≤ highest"
+    sides = {name: getattr(data, name) for name in ("fixed_size", "min_side", "long_side")}
+    given = {name: side for name, side in sides.items() if side is not None}
+    yield "data", given, len(given) <= 1, "one of fixed_size, min_side and long_side at most"
+    for name, side in given.items():
+        least = min(side) if isinstance(side, tuple) else side
+        yield f"data.{name}", side, least >= 1, "pixels, 1 or more"
+    plain = data.long_side is None or tuple(data.aspect_range) == (1, 1)
+    yield "data.aspect_range", data.aspect_range, plain, "[1, 1] beside data.long_side"
+    yield _above_zero("data.scale_step", data.scale_step)
     yield "data.brightness", data.brightness, 0 <= data.brightness <= 255, "0 to 255"
     channels = config.model.in_channels
     for name in ("mean", "std"):
