@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
 from openseg.data import (
@@ -49,9 +50,7 @@ from openseg.engine.trainer import AMP_DTYPES, Trainer
 from openseg.engine.training import Plan, Progress
 from openseg.engine.validation import Validation
 from openseg.errors import CheckpointError, ConfigError, DataError
-from openseg.losses import SegmentationLoss
 from openseg.models import SegmentationModel, create_model
-from openseg.ops import Ohem
 from openseg.weights import LoadReport, load_weights
 
 _SAMPLES_CHECKED = 16
@@ -178,40 +177,6 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
     if report is not None and report.normalize not in (None, normalize):
         report.warnings.append(f"data.mean, std, divisor and channel_order say {normalize}")
     return network, report
-
-
-def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
-    loss = config.loss
-    if loss.class_weights is not None and len(loss.class_weights) != info.num_classes:
-        raise ConfigError(
-            f"loss.class_weights: {len(loss.class_weights)} numbers given, {info.num_classes} "
-            f"expected: one for each class of {info.name} ({', '.join(info.classes)})"
-        )
-    outputs = _aux_outputs(model)
-    if not outputs <= loss.aux_weights.keys():
-        raise ConfigError(
-            f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
-            f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
-        )
-    ohem = None
-    if loss.ohem_thresh is not None:
-        ohem = Ohem(loss.ohem_thresh, loss.ohem_min_kept, loss.ohem_variant)
-    return SegmentationLoss(
-        aux_weights=loss.aux_weights,
-        class_weights=loss.class_weights,
-        ignore_index=info.ignore_index,
-        align_corners=model.align_corners,
-        label_smoothing=loss.label_smoothing,
-        ohem=ohem,
-        ohem_aux=loss.ohem_aux,
-    )
-
-
-def _aux_outputs(model: SegmentationModel) -> set[str]:
-    """The names of the outputs beside `main`, which only a forward pass tells."""
-    model.eval()
-    with torch.no_grad():
-        return set(model(torch.zeros(1, model.in_channels, 64, 64)).aux)
 
 
 def build_optimizer(config: Config, model: SegmentationModel) -> Optimizer:
