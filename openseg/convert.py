@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openseg.cli import run
 from openseg.data import DatasetInfo, palettes
-from openseg.data.datasets.folder import read_classes
+from openseg.data.datasets.listing import read_names
 from openseg.engine.checkpoints import VERSION
 from openseg.engine.files import make_folder, replacing
 from openseg.errors import CheckpointError, ConfigError
@@ -84,7 +84,7 @@ def _meta(
     classes = weights.meta.get("classes")
     palette = weights.meta.get("palette") or palettes.voc(num_classes)
     if options.classes is not None:
-        classes = read_classes(options.classes)
+        classes = read_names(options.classes)
     if classes is None:
         raise ConfigError(
             f"{options.source} does not name its {num_classes} classes: give a file with one name "

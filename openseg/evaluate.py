@@ -41,7 +41,8 @@ def main() -> None:
         make_folder(options.output)
     with process_group(config.device) as process:
         model, meta = load_predictor(options.checkpoint, process.device)
-        dataset = build_dataset(config, config.data.val_split, config.data.scene_val_length)
+        data = config.data
+        dataset = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
         check_classes(dataset.info, model.num_classes)
         infer = build_inference(config, model)
         transform = EvalTransform(Normalize.from_dict(meta["normalize"]))

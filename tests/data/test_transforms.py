@@ -205,6 +205,12 @@ def test_evaluation_sees_the_whole_image():
         {"scale_range": (0, 1)},
         {"aspect_range": (2, 1)},
         {"interpolation": "nearest"},
+        {"order": "crop_first"},
+        {"padding": "left_up"},
+        {"fixed_size": (4, 4), "min_side": 4},
+        {"fixed_size": (0, 4)},
+        {"aspect_range": (0.9, 1.1), "long_side": 9},
+        {"scale_step": 0},
         {"brightness": 300},
     ],
 )
