@@ -35,6 +35,7 @@ class SegmentationModel(nn.Module):
     variants: tuple[str, ...] = ("openseg",)
     uniform_dilation: tuple[str, ...] = ()  # the variants whose backbone has it
     output_stride = 8
+    needs_labels = False  # whether `forward` takes labels too
     backbone: Backbone
 
     def __init__(
