@@ -237,7 +237,13 @@ def _check_batch(config: Config, process: Process) -> None:
         )
 
 
-def build_inference(config: Config, model: nn.Module) -> Inference:
+def build_eval_transform(config: Config, normalize: Normalize | None = None) -> EvalTransform:
+    """What validation does with an image before the network; a checkpoint has its own normalize."""
+    val = config.val
+    return EvalTransform(normalize or build_normalize(config), val.fixed_size, val.min_side)
+
+
+def build_inference(config: Config, info: DatasetInfo, model: nn.Module) -> Inference:
     """How validation sees an image."""
     val = config.val
     slide = val.mode == "slide"
@@ -249,6 +255,10 @@ def build_inference(config: Config, model: nn.Module) -> Inference:
         scales=val.scales,
         flip=val.flip,
         amp_dtype=AMP_DTYPES[config.train.amp],
+        flip_pairs=info.flip_pairs,
+        multiple=val.multiple,
+        slide_from=val.slide_from,
+        combine=val.combine,
     )
 
 
@@ -258,8 +268,8 @@ def build_validation(
     """The validation of a run; without a folder it draws nothing."""
     return Validation(
         dataset,
-        EvalTransform(build_normalize(config)),
-        partial(build_inference, config),
+        build_eval_transform(config),
+        partial(build_inference, config, dataset.info),
         workers=config.data.workers,
         samples=config.run.samples,
         folder=None if folder is None else folder.samples,
@@ -316,6 +326,7 @@ def build_checkpoint(
             "palette": [list(color) for color in info.palette],
             "normalize": build_normalize(config).to_dict(),
             "ignore_index": info.ignore_index,
+            "flip_pairs": [list(pair) for pair in info.flip_pairs],
             "dataset": info.name,
         },
         "training": {**trainer.training_state(), "progress": asdict(progress)},

@@ -127,8 +127,13 @@ class ValConfig:
     mode: Literal["whole", "slide"] = "whole"  # one pass over the image, or sliding windows
     crop_size: tuple[int, int] | None = None  # slide: size of a window; null: data.crop_size
     stride: tuple[int, int] | None = None  # slide: step of the window; null: its size
+    slide_from: float = 1.0  # slide: smaller scales pass whole
+    fixed_size: tuple[int, int] | None = None  # images are resized to it first, cubic
+    min_side: int | None = None  # or until their shorter side has this length
+    multiple: int = 1  # images are padded right and below to a multiple of it
     scales: list[float] = field(default_factory=lambda: [1.0])  # logits are summed over these
-    flip: bool = False  # add the logits of the mirrored image
+    flip: bool = False  # add the logits of the mirrored image, left and right classes exchanged
+    combine: Literal["logits", "exp"] = "logits"  # exp: their exponentials are summed, as by HRNet
     patience: int | None = None  # stop after this many validations without a better mean IoU
 
 
