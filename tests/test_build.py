@@ -2,13 +2,14 @@
 import pytest
 import torch
 
-from openseg.build import build_criterion, build_model, build_optimizer
+from openseg.build import build_criterion, build_model, build_normalize, build_optimizer
 from openseg.config import load_config
 from openseg.data import ContextScenes, DatasetInfo
 from openseg.errors import ConfigError
 from openseg.losses import RMI, CrossEntropy, Dice, EdgeCrossEntropy, Focal, Lovasz
 from openseg.models import create_model
 from openseg.ops import Ohem
+from openseg.weights import CONVENTIONS
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,17 @@ def test_head_and_backbone_are_groups_of_either_optimizer(name, kind):
     }
     counts = [len(group["params"]) for group in groups.values()]
     assert sum(counts) == len(list(model.parameters()))
+
+
+def test_weights_for_images_normalised_otherwise_are_reported(tmp_path):
+    config = load_config("scenes/fcn_r18", [f"model.weights={tmp_path / 'best.pt'}"])
+    model, _ = build_model(load_config("scenes/fcn_r18", []), 4)
+    meta = {"normalize": CONVENTIONS["caffe"].to_dict()}
+    content = {"format": "openseg", "state_dict": model.state_dict(), "ema": None, "meta": meta}
+    torch.save(content, tmp_path / "best.pt")
+    _, report = build_model(config, 4)
+    assert report.normalize == CONVENTIONS["caffe"]
+    assert "warning: data.mean, std, divisor and channel_order say Normalize(" in str(report)
+    meta["normalize"] = build_normalize(config).to_dict()
+    torch.save(content, tmp_path / "best.pt")
+    assert build_model(config, 4)[1].warnings == []

@@ -173,6 +173,9 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             report = load_weights(network, model.weights, model.weights_source)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+    normalize = build_normalize(config)
+    if report is not None and report.normalize not in (None, normalize):
+        report.warnings.append(f"data.mean, std, divisor and channel_order say {normalize}")
     return network, report
 
 

@@ -41,8 +41,8 @@ class Predictor:
     >>> predict = Predictor(*openseg.build.load_predictor("best.pt"))
     >>> image, labels, confidence = predict("street.jpg")
 
-    meta: "classes", "palette", "normalize" and, where left and right are classes, "flip_pairs", as a
-        checkpoint carries them.
+    meta: "classes", "palette" and "normalize" as a checkpoint carries them, and "flip_pairs" where
+        left and right are classes.
     options: arguments of `Inference`, such as scales=(0.5, 1.0) or flip=True.
     """
 

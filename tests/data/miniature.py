@@ -116,8 +116,24 @@ def prepared(name, root, **options):
 
 
 def coco_stuff_10k(root, **options):
-    """As `openseg.prepare` leaves it: what is published is written by `published_coco`."""
+    """As `openseg.prepare` leaves it."""
     return prepared("coco_stuff_10k", root, **options)
+
+
+def published_coco_stuff_10k(root):
+    for index in range(3):
+        write(root / "images" / f"COCO_{index}.jpg", image(index))
+        write_matlab(root / "annotations" / f"COCO_{index}.mat", S=label("coco_stuff_10k") + index)
+    write_list(root / "imageLists" / "train.txt", "COCO_0", "COCO_1")
+    write_list(root / "imageLists" / "test.txt", "COCO_2")
+    return root
+
+
+def write_matlab(path, **contents):
+    from scipy.io import savemat
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, contents)
 
 
 TREES = {
