@@ -36,6 +36,7 @@ from openseg.data import (
     TrainSet,
     TrainTransform,
 )
+from openseg.data.first_look import look_at_samples
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
@@ -43,18 +44,16 @@ from openseg.engine.distributed import Process, choose_device, process_group
 from openseg.engine.inference import Inference
 from openseg.engine.reporting import Reporter, SilentEvents
 from openseg.engine.run_folder import RunFolder
-from openseg.engine.samples import spread
 from openseg.engine.schedules import poly_schedule
 from openseg.engine.trainer import AMP_DTYPES, Trainer
 from openseg.engine.training import Plan, Progress
 from openseg.engine.validation import Validation
-from openseg.errors import CheckpointError, ConfigError, DataError
+from openseg.errors import CheckpointError, ConfigError
 from openseg.losses import SegmentationLoss
 from openseg.models import SegmentationModel, create_model
 from openseg.ops import Ohem
 from openseg.weights import LoadReport, load_weights
 
-_SAMPLES_CHECKED = 16
 _PUBLISHED = {
     "camvid": CamVid,
     "cityscapes": Cityscapes,
@@ -98,22 +97,8 @@ def build_datasets(config: Config) -> tuple[Dataset, Dataset]:
     train = build_dataset(config, data.train_split, only=data.train_list)
     val = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
     for dataset in (train, val):
-        _check_samples(dataset, config.model.in_channels)
+        look_at_samples(dataset, config.model.in_channels)
     return train, val
-
-
-def _check_samples(dataset: Dataset, in_channels: int) -> None:
-    """Load some samples: whether images and labels can be read, and fit the network."""
-    for index in spread(len(dataset), _SAMPLES_CHECKED):
-        sample = dataset.load(index)
-        channels = sample.image.shape[2]
-        if channels != in_channels:
-            raise ConfigError(
-                f"model.in_channels: {in_channels} given, {channels} expected: "
-                f"that is what image {sample.name!r} has"
-            )
-        if sample.label is None:
-            raise DataError(f"{sample.name}: has no label; training and validation need one")
 
 
 def build_normalize(config: Config) -> Normalize:
