@@ -23,6 +23,7 @@ from openseg.engine.evaluation import check_classes, evaluate
 from openseg.engine.evaluation_report import print_report, write_report
 from openseg.engine.files import make_folder
 from openseg.engine.progress import show_progress
+from openseg.errors import ConfigError
 
 _OVERRIDES = """
 overrides are the options of a configuration, such as
@@ -76,6 +77,11 @@ def _config(options: argparse.Namespace) -> Config:
     if options.cfg is not None:
         return load_config(options.cfg, options.overrides)
     saved = read_checkpoint(options.checkpoint)["config"]
+    if saved is None:
+        raise ConfigError(
+            f"{options.checkpoint} comes from no run of openseg, so it does not say on which data "
+            "to evaluate: name a configuration with --cfg"
+        )
     return restore_config(saved, options.overrides, source=str(options.checkpoint))
 
 

@@ -38,14 +38,7 @@ def _rules(config: Config) -> Iterator[Rule]:
     yield "train.ema", train.ema, in_range, "a decay between 0 and 1, such as 0.999, or null"
     yield _at_least("train.seed", train.seed, 0)
 
-    for name, weight in config.loss.aux_weights.items():
-        yield _at_least(f"loss.aux_weights.{name}", weight, 0)
-    smoothing = config.loss.label_smoothing
-    yield "loss.label_smoothing", smoothing, 0 <= smoothing < 1, "at least 0 and below 1"
-    thresh = config.loss.ohem_thresh
-    yield "loss.ohem_thresh", thresh, thresh is None or 0 <= thresh <= 1, "null, or 0 to 1"
-    yield _at_least("loss.ohem_min_kept", config.loss.ohem_min_kept, 0)
-
+    yield from _loss_rules(config)
     yield _at_least("val.every", val.every, 1)
     yield "val.scales", val.scales, bool(val.scales) and min(val.scales) > 0, "numbers above 0"
     yield _at_least("val.patience", val.patience, 1)
@@ -90,6 +83,26 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     yield "data.std", data.std, min(data.std) > 0, "numbers above 0"
     yield _above_zero("data.divisor", data.divisor)
     yield _at_least("data.workers", data.workers, 0)
+
+
+def _loss_rules(config: Config) -> Iterator[Rule]:
+    loss = config.loss
+    yield "loss.main", loss.main, bool(loss.main), "a loss and its weight, or several"
+    for key in ("main", "aux_weights"):
+        for name, weight in getattr(loss, key).items():
+            yield _at_least(f"loss.{key}.{name}", weight, 0)
+    numbers = loss.class_weights is not None
+    name = loss.class_weights_of
+    yield "loss.class_weights_of", name, not (name and numbers), "null beside loss.class_weights"
+    smoothing = loss.label_smoothing
+    yield "loss.label_smoothing", smoothing, 0 <= smoothing < 1, "at least 0 and below 1"
+    yield _at_least("loss.focal_gamma", loss.focal_gamma, 0)
+    yield "loss.rmi_weight", loss.rmi_weight, 0 <= loss.rmi_weight <= 1, "0 to 1"
+    yield _at_least("loss.rmi_radius", loss.rmi_radius, 1)
+    yield _at_least("loss.rmi_stride", loss.rmi_stride, 1)
+    thresh = loss.ohem_thresh
+    yield "loss.ohem_thresh", thresh, thresh is None or 0 <= thresh <= 1, "null, or 0 to 1"
+    yield _at_least("loss.ohem_min_kept", loss.ohem_min_kept, 0)
 
 
 def _window_rules(config: Config) -> Iterator[Rule]:

@@ -24,6 +24,10 @@ DatasetName = Literal[
 ]
 
 
+def _cross_entropy() -> dict[str, float]:
+    return {"cross_entropy": 1.0}
+
+
 @dataclass
 class ModelConfig:
     """The network; its number of classes comes from the data."""
@@ -98,11 +102,17 @@ class TrainConfig:
 
 @dataclass
 class LossConfig:
-    """Cross entropy at full resolution."""
+    """Of the main logits the losses in `main`, each with its weight; of others cross entropy."""
 
+    main: dict[str, float] = field(default_factory=_cross_entropy)  # or focal, dice, lovasz, rmi
     aux_weights: dict[str, float] = field(default_factory=lambda: {"aux": 0.4})  # of other heads
-    class_weights: list[float] | None = None  # a weight for each class
+    class_weights: list[float] | None = None  # of cross entropy and focal, one for each class
+    class_weights_of: str | None = None  # the same by name, as published for it: cityscapes
     label_smoothing: float = 0.0  # share of the target given to all classes alike
+    focal_gamma: float = 2.0  # power of the doubt that weighs a pixel
+    rmi_weight: float = 0.5  # of its cross entropy; the rest is for the neighbourhoods
+    rmi_radius: int = 3  # side of a neighbourhood
+    rmi_stride: int = 3  # pixels pooled to one before
     ohem_thresh: float | None = None  # main loss of pixels below this probability alone; null: all
     ohem_min_kept: int = 100_000  # but of at least so many pixels of a micro batch
     ohem_variant: Literal["openseg", "ocnet"] = "openseg"  # whose published rule for limit and mean

@@ -95,6 +95,9 @@ MISTAKES = {
     "data.crop_size=64": "data.crop_size: 64 given, a list of 2",
     "data.crop_size=[64]": "data.crop_size: [64] given, a list of 2",
     "loss.class_weights=[1, a]": "a list (a number each) or null expected",
+    "loss.main={}": "a loss and its weight, or several expected",
+    "loss.main.dice=-1": "loss.main.dice: -1.0 given, at least 0 expected",
+    "loss.rmi_weight=2": "0 to 1 expected",
     "loss.ohem_thresh=2": "loss.ohem_thresh: 2.0 given, null, or 0 to 1 expected",
     "loss.aux_weights.x=abc": "loss.aux_weights.x: 'abc' given, a number",
     "train.lr=[1": "is no valid YAML",
@@ -123,6 +126,8 @@ def test_a_mistake_is_named_with_what_was_expected(word):
 def test_rules_between_two_options():
     with pytest.raises(ConfigError, match="deletes the earlier run"):
         load_config(SCENES, ["run.resume=auto", "run.overwrite=true"])
+    with pytest.raises(ConfigError, match=r"null beside loss\.class_weights"):
+        load_config(SCENES, ["loss.class_weights=[1]", "loss.class_weights_of=cityscapes"])
     slide = ["val.mode=slide", "val.crop_size=[64, 64]"]
     assert load_config(SCENES, [*slide, "val.stride=[32, 64]"]).val.stride == (32, 64)
     with pytest.raises(ConfigError, match="at most the window"):

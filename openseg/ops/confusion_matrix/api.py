@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from openseg import _ext
-from openseg.ops import _backend
+from openseg.ops import _backend, _flops
 from openseg.ops.confusion_matrix import reference
 
 _KERNEL = _ext.operator("confusion_matrix")
@@ -21,6 +21,9 @@ if _KERNEL is not None:
     def _(prediction, target, num_classes, ignore_index):
         matrix = target.new_empty((num_classes, num_classes), dtype=torch.int64)
         return matrix, target.new_empty((2,), dtype=torch.int64)
+
+
+_flops.register(_KERNEL, _flops.none)
 
 
 def confusion_matrix(

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
+from openseg.ops import _flops
 from openseg.ops._layout import empty_map
 
 FORWARD = _ext.operator("object_attention")
@@ -21,6 +22,20 @@ if FORWARD is not None:
     def _(grad, query, key, value, scale):
         grad_query = empty_map(query, query.shape[1])
         return grad_query, key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _flops_forward(query, key, value, scale, **options):
+    batch, channels, height, width = query
+    return _flops.attention(batch * height * width * key[1], channels, value[2])
+
+
+def _flops_backward(grad, query, key, value, scale, **options):
+    batch, channels, height, width = query
+    return _flops.attention_backward(batch * height * width * key[1], channels, value[2])
+
+
+_flops.register(FORWARD, _flops_forward)
+_flops.register(BACKWARD, _flops_backward)
 
 
 class ObjectAttention(torch.autograd.Function):

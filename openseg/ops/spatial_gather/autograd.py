@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
+from openseg.ops import _flops
 from openseg.ops._layout import empty_map
 
 FORWARD = _ext.operator("spatial_gather")
@@ -26,6 +27,19 @@ if FORWARD is not None:
     @torch.library.register_fake("openseg::spatial_gather_backward")
     def _(grad, features, logits, regions, statistics, scale):
         return empty_map(features, features.shape[1]), empty_map(logits, logits.shape[1])
+
+
+def _flops_forward(features, logits, scale, **options):
+    batch, channels, height, width = features
+    return 2 * batch * logits[1] * height * width * channels
+
+
+def _flops_backward(grad, features, logits, regions, statistics, scale, **options):
+    return 2 * _flops_forward(features, logits, scale)
+
+
+_flops.register(FORWARD, _flops_forward)
+_flops.register(BACKWARD, _flops_backward)
 
 
 class SpatialGather(torch.autograd.Function):

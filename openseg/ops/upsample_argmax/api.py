@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from openseg import _ext
-from openseg.ops import _backend
+from openseg.ops import _backend, _flops
 from openseg.ops.upsample_argmax import reference
 
 _KERNEL = _ext.operator("upsample_argmax")
@@ -19,6 +19,9 @@ if _KERNEL is not None:
         few = logits.shape[1] <= reference.MOST_UINT8_CLASSES
         labels = logits.new_empty(shape, dtype=torch.uint8 if few else torch.int64)
         return labels, logits.new_empty(shape if confidence else (0,), dtype=torch.float32)
+
+
+_flops.register(_KERNEL, _flops.none)
 
 
 def upsample_argmax(

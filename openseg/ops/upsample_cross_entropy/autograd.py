@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
+from openseg.ops import _flops
 from openseg.ops.upsample_cross_entropy.reference import Ohem
 
 KERNEL = _ext.operator("upsample_cross_entropy")
@@ -32,6 +33,10 @@ if KERNEL is not None:
     @torch.library.register_fake("openseg::upsample_cross_entropy_backward")
     def _(logits, *others):
         return torch.empty_like(logits)
+
+
+_flops.register(KERNEL, _flops.none)
+_flops.register(_BACKWARD, _flops.none)
 
 
 class UpsampleCrossEntropy(torch.autograd.Function):

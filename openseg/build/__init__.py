@@ -16,27 +16,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from openseg.build.data import (
+    build_dataset,
+    build_datasets,
+    build_normalize,
+    build_train_transform,
+)
+from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
-from openseg.data import (
-    ADE20K,
-    LIP,
-    CamVid,
-    Cityscapes,
-    COCOStuff10K,
-    ContextScenes,
-    Dataset,
-    DatasetInfo,
-    EvalTransform,
-    FolderDataset,
-    Normalize,
-    PascalContext,
-    PascalVOC,
-    ResumableSampler,
-    TrainSet,
-    TrainTransform,
-)
-from openseg.data.first_look import look_at_samples
+from openseg.data import Dataset, DatasetInfo, EvalTransform, ResumableSampler, TrainSet
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
@@ -49,82 +38,8 @@ from openseg.engine.trainer import AMP_DTYPES, Trainer
 from openseg.engine.training import Plan, Progress
 from openseg.engine.validation import Validation
 from openseg.errors import CheckpointError, ConfigError
-from openseg.losses import SegmentationLoss
 from openseg.models import SegmentationModel, create_model
-from openseg.ops import Ohem
 from openseg.weights import LoadReport, load_weights
-
-_PUBLISHED = {
-    "camvid": CamVid,
-    "cityscapes": Cityscapes,
-    "ade20k": ADE20K,
-    "lip": LIP,
-    "pascal_voc": PascalVOC,
-    "coco_stuff_10k": COCOStuff10K,
-}
-
-
-def build_dataset(
-    config: Config,
-    split: str,
-    length: int | None = None,
-    only: str | None = None,
-    strict: bool = True,
-) -> Dataset:
-    """A split of the data set of `config.data`.
-
-    length: for scenes, which are drawn. only: file of the names to keep. strict: see PairedDataset.
-    """
-    data = config.data
-    if data.name == "scenes":
-        try:
-            return ContextScenes(data.scene_size, length or data.scene_length, split=split)
-        except ValueError as error:
-            raise ConfigError(f"data: {error}") from error
-    assert data.root is not None  # the checks of the configuration see to it
-    options: dict[str, Any] = {"only": only, "strict": strict}
-    if data.name == "folder":
-        options |= {"classes": data.classes or "classes.txt", "id_map": data.id_map}
-        return FolderDataset(data.root, split, **options)
-    if data.name == "pascal_context":
-        return PascalContext(data.root, split, data.background, **options)
-    return _PUBLISHED[data.name](data.root, split, **options)
-
-
-def build_datasets(config: Config) -> tuple[Dataset, Dataset]:
-    """The training and the validation set, each looked at in a few places."""
-    data = config.data
-    train = build_dataset(config, data.train_split, only=data.train_list)
-    val = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
-    for dataset in (train, val):
-        look_at_samples(dataset, config.model.in_channels)
-    return train, val
-
-
-def build_normalize(config: Config) -> Normalize:
-    data = config.data
-    return Normalize(tuple(data.mean), tuple(data.std), data.divisor, data.channel_order)
-
-
-def build_train_transform(config: Config, info: DatasetInfo) -> TrainTransform:
-    data = config.data
-    return TrainTransform(
-        crop_size=data.crop_size,
-        normalize=build_normalize(config),
-        order=data.order,
-        fixed_size=data.fixed_size,
-        min_side=data.min_side,
-        scale_range=data.scale_range,
-        scale_step=data.scale_step,
-        aspect_range=data.aspect_range,
-        long_side=data.long_side,
-        interpolation=data.interpolation,
-        flip=data.flip,
-        flip_pairs=info.flip_pairs,
-        brightness=data.brightness,
-        padding=data.padding,
-    )
-
 
 def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:
     """Endless batches of this process, after the first `start` samples of the stream."""
@@ -159,41 +74,10 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             report = load_weights(network, model.weights, model.weights_source)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+    normalize = build_normalize(config)
+    if report is not None and report.normalize not in (None, normalize):
+        report.warnings.append(f"data.mean, std, divisor and channel_order say {normalize}")
     return network, report
-
-
-def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
-    loss = config.loss
-    if loss.class_weights is not None and len(loss.class_weights) != info.num_classes:
-        raise ConfigError(
-            f"loss.class_weights: {len(loss.class_weights)} numbers given, {info.num_classes} "
-            f"expected: one for each class of {info.name} ({', '.join(info.classes)})"
-        )
-    outputs = _aux_outputs(model)
-    if not outputs <= loss.aux_weights.keys():
-        raise ConfigError(
-            f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
-            f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
-        )
-    ohem = None
-    if loss.ohem_thresh is not None:
-        ohem = Ohem(loss.ohem_thresh, loss.ohem_min_kept, loss.ohem_variant)
-    return SegmentationLoss(
-        aux_weights=loss.aux_weights,
-        class_weights=loss.class_weights,
-        ignore_index=info.ignore_index,
-        align_corners=model.align_corners,
-        label_smoothing=loss.label_smoothing,
-        ohem=ohem,
-        ohem_aux=loss.ohem_aux,
-    )
-
-
-def _aux_outputs(model: SegmentationModel) -> set[str]:
-    """The names of the outputs beside `main`, which only a forward pass tells."""
-    model.eval()
-    with torch.no_grad():
-        return set(model(torch.zeros(1, model.in_channels, 64, 64)).aux)
 
 
 def build_optimizer(config: Config, model: SegmentationModel) -> Optimizer:
