@@ -41,6 +41,28 @@ from openseg.errors import CheckpointError, ConfigError
 from openseg.models import SegmentationModel, create_model
 from openseg.weights import LoadReport, load_weights
 
+__all__ = [
+    "build_batches",
+    "build_checkpoint",
+    "build_criterion",
+    "build_dataset",
+    "build_datasets",
+    "build_inference",
+    "build_model",
+    "build_normalize",
+    "build_optimizer",
+    "build_plan",
+    "build_reporter",
+    "build_run_folder",
+    "build_train_transform",
+    "build_trainer",
+    "build_validation",
+    "checkpoint_to_resume",
+    "load_predictor",
+    "start_process",
+]
+
+
 def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:
     """Endless batches of this process, after the first `start` samples of the stream."""
     data, train = config.data, config.train
