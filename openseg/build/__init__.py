@@ -90,7 +90,9 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             num_classes,
             output_stride=model.output_stride,
             in_channels=model.in_channels,
+            multi_grid=model.multi_grid,
             variant=model.variant,
+            align_corners=model.align_corners,
         )
         if model.weights is not None:
             report = load_weights(network, model.weights, model.weights_source)
@@ -139,6 +141,7 @@ def build_trainer(
         amp=train.amp,
         clip_grad_norm=train.clip_grad_norm,
         ema_decay=train.ema,
+        freeze_norm=train.freeze_norm,
         channels_last=train.channels_last,
         compile=train.compile,
     )

@@ -36,6 +36,8 @@ class ModelConfig:
     backbone: str = "resnet101c"  # resnet18c, resnet50c, resnet101c, …
     variant: str = "openseg"  # published form of the network
     output_stride: int = 8  # input size over feature size: 8 or 16
+    multi_grid: list[int] | None = None  # ResNets: factors on the dilation of the last stage
+    align_corners: bool | None = None  # of all upsampling; null: as its variant was published
     in_channels: int = 3  # channels of an image
     weights: str | None = None  # file of parameters to start from; no resume: iteration 0
     weights_source: str = "auto"  # layout of that file; auto finds out
@@ -94,6 +96,7 @@ class TrainConfig:
     clip_grad_norm: float | None = None  # largest norm of the gradient of a step
     ema: float | None = None  # decay of averaged weights, which are then validated and used
     amp: Literal["none", "bf16", "fp16"] = "none"  # precision of the forward pass; fp16 needs CUDA
+    freeze_norm: bool = False  # batch norms keep the statistics of model.weights
     channels_last: bool = True  # memory format of images and weights
     compile: bool = False  # torch.compile the network
     seed: int = 304  # of weights, order and augmentation

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openseg.config import Config, describe, load_config, shipped_configs, to_yaml
+from openseg.config import Config, describe, load_config, to_yaml
 from openseg.config.loading import to_plain
 from openseg.config.schema import fields_of
 from openseg.errors import ConfigError
@@ -44,16 +44,6 @@ def test_a_chain_that_bites_its_tail_is_refused(tmp_path):
     path = write(tmp_path, "b.yaml", "base: a.yaml")
     with pytest.raises(ConfigError, match="its own base"):
         load_config(path)
-
-
-@pytest.mark.parametrize("name", shipped_configs())
-def test_shipped_configs_load_and_say_how_to_run_them(name):
-    overrides = ["data.root=somewhere"] if not name.startswith("scenes/") else []
-    config = load_config(name, overrides)
-    assert config.run.folder == f"runs/{name}"
-    folder = Path(load_config.__code__.co_filename).parents[1] / "configs"
-    head = (folder / f"{name}.yaml").read_text().partition("\nmodel:")[0]
-    assert f"python -m openseg.train --cfg {name}" in head
 
 
 def test_the_written_config_reads_back_equal(tmp_path):
