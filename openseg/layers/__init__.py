@@ -7,6 +7,7 @@ from openseg.layers.atrous import (
     AtrousPyramidPooling,
 )
 from openseg.layers.conv import ConvNormAct, NormAct, SegmentationHead, set_activation
+from openseg.layers.inplace_abn import InPlaceABN
 from openseg.layers.interlaced import InterlacedSelfAttention
 from openseg.layers.object_context import IdealObjectContext, ObjectContext, ideal_regions
 from openseg.layers.pooling import PyramidPooling
@@ -20,6 +21,7 @@ __all__ = [
     "BaseObjectContext",
     "ConvNormAct",
     "IdealObjectContext",
+    "InPlaceABN",
     "InterlacedSelfAttention",
     "NormAct",
     "ObjectContext",
