@@ -25,7 +25,14 @@ from openseg.build.data import (
 from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
-from openseg.data import Dataset, DatasetInfo, EvalTransform, Normalize, ResumableSampler, TrainSet
+from openseg.data import (
+    Dataset,
+    DatasetInfo,
+    EvalTransform,
+    Normalize,
+    ResumableSampler,
+    TrainSet,
+)
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
