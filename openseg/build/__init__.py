@@ -25,7 +25,14 @@ from openseg.build.data import (
 from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
-from openseg.data import Dataset, DatasetInfo, EvalTransform, ResumableSampler, TrainSet
+from openseg.data import (
+    Dataset,
+    DatasetInfo,
+    EvalTransform,
+    Normalize,
+    ResumableSampler,
+    TrainSet,
+)
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
@@ -90,7 +97,9 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             num_classes,
             output_stride=model.output_stride,
             in_channels=model.in_channels,
+            multi_grid=model.multi_grid,
             variant=model.variant,
+            align_corners=model.align_corners,
         )
         if model.weights is not None:
             report = load_weights(network, model.weights, model.weights_source)
@@ -139,6 +148,7 @@ def build_trainer(
         amp=train.amp,
         clip_grad_norm=train.clip_grad_norm,
         ema_decay=train.ema,
+        freeze_norm=train.freeze_norm,
         channels_last=train.channels_last,
         compile=train.compile,
     )
@@ -163,7 +173,13 @@ def _check_batch(config: Config, process: Process) -> None:
         )
 
 
-def build_inference(config: Config, model: nn.Module) -> Inference:
+def build_eval_transform(config: Config, normalize: Normalize | None = None) -> EvalTransform:
+    """What validation does with an image before the network; a checkpoint has its own normalize."""
+    val = config.val
+    return EvalTransform(normalize or build_normalize(config), val.fixed_size, val.min_side)
+
+
+def build_inference(config: Config, info: DatasetInfo, model: nn.Module) -> Inference:
     """How validation sees an image."""
     val = config.val
     slide = val.mode == "slide"
@@ -175,6 +191,10 @@ def build_inference(config: Config, model: nn.Module) -> Inference:
         scales=val.scales,
         flip=val.flip,
         amp_dtype=AMP_DTYPES[config.train.amp],
+        flip_pairs=info.flip_pairs,
+        multiple=val.multiple,
+        slide_from=val.slide_from,
+        combine=val.combine,
     )
 
 
@@ -184,8 +204,8 @@ def build_validation(
     """The validation of a run; without a folder it draws nothing."""
     return Validation(
         dataset,
-        EvalTransform(build_normalize(config)),
-        partial(build_inference, config),
+        build_eval_transform(config),
+        partial(build_inference, config, dataset.info),
         workers=config.data.workers,
         samples=config.run.samples,
         folder=None if folder is None else folder.samples,
@@ -242,6 +262,7 @@ def build_checkpoint(
             "palette": [list(color) for color in info.palette],
             "normalize": build_normalize(config).to_dict(),
             "ignore_index": info.ignore_index,
+            "flip_pairs": [list(pair) for pair in info.flip_pairs],
             "dataset": info.name,
         },
         "training": {**trainer.training_state(), "progress": asdict(progress)},

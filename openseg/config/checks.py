@@ -42,6 +42,12 @@ def _rules(config: Config) -> Iterator[Rule]:
     yield _at_least("val.every", val.every, 1)
     yield "val.scales", val.scales, bool(val.scales) and min(val.scales) > 0, "numbers above 0"
     yield _at_least("val.patience", val.patience, 1)
+    sizes = (val.fixed_size, val.min_side)
+    yield "val.min_side", val.min_side, None in sizes, "null beside val.fixed_size"
+    for name, side in (("fixed_size", min(val.fixed_size or (1,))), ("min_side", val.min_side)):
+        yield _at_least(f"val.{name}", side, 1)
+    yield _at_least("val.multiple", val.multiple, 1)
+    yield _at_least("val.slide_from", val.slide_from, 0)
     yield from _window_rules(config)
 
     for name in ("save_every", "log_every"):

@@ -36,6 +36,8 @@ class ModelConfig:
     backbone: str = "resnet101c"  # resnet18c, resnet50c, resnet101c, …
     variant: str = "openseg"  # published form of the network
     output_stride: int = 8  # input size over feature size: 8 or 16
+    multi_grid: list[int] | None = None  # ResNets: factors on the dilation of the last stage
+    align_corners: bool | None = None  # of all upsampling; null: as its variant was published
     in_channels: int = 3  # channels of an image
     weights: str | None = None  # file of parameters to start from; no resume: iteration 0
     weights_source: str = "auto"  # layout of that file; auto finds out
@@ -94,6 +96,7 @@ class TrainConfig:
     clip_grad_norm: float | None = None  # largest norm of the gradient of a step
     ema: float | None = None  # decay of averaged weights, which are then validated and used
     amp: Literal["none", "bf16", "fp16"] = "none"  # precision of the forward pass; fp16 needs CUDA
+    freeze_norm: bool = False  # batch norms keep the statistics of model.weights
     channels_last: bool = True  # memory format of images and weights
     compile: bool = False  # torch.compile the network
     seed: int = 304  # of weights, order and augmentation
@@ -127,8 +130,13 @@ class ValConfig:
     mode: Literal["whole", "slide"] = "whole"  # one pass over the image, or sliding windows
     crop_size: tuple[int, int] | None = None  # slide: size of a window; null: data.crop_size
     stride: tuple[int, int] | None = None  # slide: step of the window; null: its size
+    slide_from: float = 1.0  # slide: smaller scales pass whole
+    fixed_size: tuple[int, int] | None = None  # images are resized to it first, cubic
+    min_side: int | None = None  # or until their shorter side has this length
+    multiple: int = 1  # images are padded right and below to a multiple of it
     scales: list[float] = field(default_factory=lambda: [1.0])  # logits are summed over these
-    flip: bool = False  # add the logits of the mirrored image
+    flip: bool = False  # add the logits of the mirrored image, left and right classes exchanged
+    combine: Literal["logits", "exp"] = "logits"  # exp: their exponentials are summed, as by HRNet
     patience: int | None = None  # stop after this many validations without a better mean IoU
 
 

@@ -149,7 +149,7 @@ class TrainTransform:
         image, label = sample.image, _label_of(sample)
         if self.order == "flip_first":
             image, label = self._flip(image, label, rng)
-        first = self._first_size(label.shape)
+        first = first_size(label.shape, self.fixed_size, self.min_side)
         size = self._draw_size(first or label.shape, rng)
         window = self._draw_window(size, rng)
         image = resize_image(image, size, window, self.interpolation, first)
@@ -167,13 +167,6 @@ class TrainTransform:
         if self.flip and rng.random() < 0.5:
             return image[:, ::-1], _swap(label[:, ::-1], self.flip_pairs)
         return image, label
-
-    def _first_size(self, size: Size) -> Size | None:
-        """The size before the random resize, where the image gets one."""
-        if self.min_side is None:
-            return self.fixed_size
-        ratio = self.min_side / min(size)
-        return round(size[0] * ratio), round(size[1] * ratio)
 
     def _draw_size(self, size: Size, rng: np.random.Generator) -> Size:
         height, width = size
@@ -219,13 +212,23 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Normalisation alone: evaluation sees the image as it is."""
+    """Normalisation, of the image as it is or at the size that a protocol gives it.
+
+    fixed_size, min_side: at most one; as in `TrainTransform`, by a cubic resize. The label keeps
+        its size: predictions are brought to it.
+    """
 
     normalize: Normalize = Normalize()
+    fixed_size: Size | None = None
+    min_side: int | None = None
 
-    def __call__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """image float32 [C, H, W] and label uint8 [H, W]."""
-        return self.normalize(sample.image), _label_of(sample)
+    def __call__(self, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
+        """image float32 [C, h, w], and the label of the sample, uint8 [H, W] or None."""
+        image = sample.image
+        size = first_size(image.shape[:2], self.fixed_size, self.min_side)
+        if size is not None:
+            image = resize_image(image, size, Window(0, 0, *size), "cubic")
+        return self.normalize(image), sample.label
 
 
 class TrainSet(torch.utils.data.Dataset):
@@ -245,6 +248,14 @@ class TrainSet(torch.utils.data.Dataset):
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, epoch, index)))
         image, label = self.transform(self.dataset.load(index), rng)
         return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+
+
+def first_size(size: Size, fixed_size: Size | None, min_side: int | None) -> Size | None:
+    """The size that an image of `size` is resized to first, where it is."""
+    if min_side is None:
+        return fixed_size
+    ratio = min_side / min(size)
+    return round(size[0] * ratio), round(size[1] * ratio)
 
 
 def _label_of(sample: Sample) -> np.ndarray:
