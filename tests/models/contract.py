@@ -60,7 +60,7 @@ class ModelContract:
             output = model(self.images(1, size=size))
         height, width = output.main.shape[2:]
         assert output.main.shape[:2] == (1, CLASSES)
-        assert output.aux.keys() == self.aux_weights.keys()
+        assert output.aux.keys() == self.aux_weights.keys() == set(model.aux_outputs)
         assert abs(height - size[0] / self.stride) <= 1.5
         assert abs(width - size[1] / self.stride) <= 1.5
 
@@ -69,7 +69,7 @@ class ModelContract:
         for module in model.modules():
             if isinstance(module, nn.Dropout2d):
                 module.p = 0.0  # so that the losses before and after can be compared
-        criterion = SegmentationLoss(self.aux_weights)
+        criterion = SegmentationLoss(aux_weights=self.aux_weights)
         images = self.images()
         target = (images[:, 0] > 0).long()
         target[:, :5] = 255
