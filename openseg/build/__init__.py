@@ -16,27 +16,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from openseg.build.data import (
+    build_dataset,
+    build_datasets,
+    build_normalize,
+    build_train_transform,
+)
 from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
-from openseg.data import (
-    ADE20K,
-    LIP,
-    CamVid,
-    Cityscapes,
-    COCOStuff10K,
-    ContextScenes,
-    Dataset,
-    DatasetInfo,
-    EvalTransform,
-    FolderDataset,
-    Normalize,
-    PascalContext,
-    PascalVOC,
-    ResumableSampler,
-    TrainSet,
-    TrainTransform,
-)
+from openseg.data import Dataset, DatasetInfo, EvalTransform, ResumableSampler, TrainSet
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
@@ -44,100 +33,34 @@ from openseg.engine.distributed import Process, choose_device, process_group
 from openseg.engine.inference import Inference
 from openseg.engine.reporting import Reporter, SilentEvents
 from openseg.engine.run_folder import RunFolder
-from openseg.engine.samples import spread
 from openseg.engine.schedules import poly_schedule
 from openseg.engine.trainer import AMP_DTYPES, Trainer
 from openseg.engine.training import Plan, Progress
 from openseg.engine.validation import Validation
-from openseg.errors import CheckpointError, ConfigError, DataError
+from openseg.errors import CheckpointError, ConfigError
 from openseg.models import SegmentationModel, create_model
 from openseg.weights import LoadReport, load_weights
 
-_SAMPLES_CHECKED = 16
-_PUBLISHED = {
-    "camvid": CamVid,
-    "cityscapes": Cityscapes,
-    "ade20k": ADE20K,
-    "lip": LIP,
-    "pascal_voc": PascalVOC,
-    "coco_stuff_10k": COCOStuff10K,
-}
-
-
-def build_dataset(
-    config: Config,
-    split: str,
-    length: int | None = None,
-    only: str | None = None,
-    strict: bool = True,
-) -> Dataset:
-    """A split of the data set of `config.data`.
-
-    length: for scenes, which are drawn. only: file of the names to keep. strict: see PairedDataset.
-    """
-    data = config.data
-    if data.name == "scenes":
-        try:
-            return ContextScenes(data.scene_size, length or data.scene_length, split=split)
-        except ValueError as error:
-            raise ConfigError(f"data: {error}") from error
-    assert data.root is not None  # the checks of the configuration see to it
-    options: dict[str, Any] = {"only": only, "strict": strict}
-    if data.name == "folder":
-        options |= {"classes": data.classes or "classes.txt", "id_map": data.id_map}
-        return FolderDataset(data.root, split, **options)
-    if data.name == "pascal_context":
-        return PascalContext(data.root, split, data.background, **options)
-    return _PUBLISHED[data.name](data.root, split, **options)
-
-
-def build_datasets(config: Config) -> tuple[Dataset, Dataset]:
-    """The training and the validation set, each looked at in a few places."""
-    data = config.data
-    train = build_dataset(config, data.train_split, only=data.train_list)
-    val = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
-    for dataset in (train, val):
-        _check_samples(dataset, config.model.in_channels)
-    return train, val
-
-
-def _check_samples(dataset: Dataset, in_channels: int) -> None:
-    """Load some samples: whether images and labels can be read, and fit the network."""
-    for index in spread(len(dataset), _SAMPLES_CHECKED):
-        sample = dataset.load(index)
-        channels = sample.image.shape[2]
-        if channels != in_channels:
-            raise ConfigError(
-                f"model.in_channels: {in_channels} given, {channels} expected: "
-                f"that is what image {sample.name!r} has"
-            )
-        if sample.label is None:
-            raise DataError(f"{sample.name}: has no label; training and validation need one")
-
-
-def build_normalize(config: Config) -> Normalize:
-    data = config.data
-    return Normalize(tuple(data.mean), tuple(data.std), data.divisor, data.channel_order)
-
-
-def build_train_transform(config: Config, info: DatasetInfo) -> TrainTransform:
-    data = config.data
-    return TrainTransform(
-        crop_size=data.crop_size,
-        normalize=build_normalize(config),
-        order=data.order,
-        fixed_size=data.fixed_size,
-        min_side=data.min_side,
-        scale_range=data.scale_range,
-        scale_step=data.scale_step,
-        aspect_range=data.aspect_range,
-        long_side=data.long_side,
-        interpolation=data.interpolation,
-        flip=data.flip,
-        flip_pairs=info.flip_pairs,
-        brightness=data.brightness,
-        padding=data.padding,
-    )
+__all__ = [
+    "build_batches",
+    "build_checkpoint",
+    "build_criterion",
+    "build_dataset",
+    "build_datasets",
+    "build_inference",
+    "build_model",
+    "build_normalize",
+    "build_optimizer",
+    "build_plan",
+    "build_reporter",
+    "build_run_folder",
+    "build_train_transform",
+    "build_trainer",
+    "build_validation",
+    "checkpoint_to_resume",
+    "load_predictor",
+    "start_process",
+]
 
 
 def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:

@@ -35,9 +35,10 @@ def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo)
             f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
             f"outputs of {config.model.name} expected: {', '.join(model.aux_outputs)}"
         )
-    shared: dict[str, Any] = dict(
-        ignore_index=info.ignore_index, align_corners=model.align_corners
-    )
+    shared: dict[str, Any] = {
+        "ignore_index": info.ignore_index,
+        "align_corners": model.align_corners,
+    }
     weights = _class_weights(loss, info)
     ohem = None
     if loss.ohem_thresh is not None:

@@ -11,11 +11,12 @@ from typing import Any
 from torch.utils.flop_counter import register_flop_formula
 
 
-def register(operator: Any, formula: Callable[..., int]) -> None:
-    """Give an operator of the binary (None: it has none) its formula, a function of the shapes of
-    its arguments in place of the tensors."""
-    if operator is not None:
-        register_flop_formula(operator.overloadpacket)(formula)
+def register(formula: Callable[..., int], *operators: Any) -> None:
+    """Give operators (None: the binary has none) their formula, a function of the shapes of their
+    arguments in place of the tensors."""
+    for operator in operators:
+        if operator is not None:
+            register_flop_formula(operator.overloadpacket)(formula)
 
 
 def none(*shapes: Any, **options: Any) -> int:

@@ -17,7 +17,7 @@ from openseg.errors import DataError
 
 _LABEL_MODES = ("1", "L", "P", "I", "I;16")  # one channel of integers
 _MAX_VALUES = 1 << 16  # of a 16-bit label file
-_UNKNOWN = -1
+UNKNOWN = -1
 
 
 class PairedDataset:
@@ -49,7 +49,7 @@ class PairedDataset:
             require_pairs(listing)
         self.info = info
         self.listing = listing
-        self._train_ids = _lookup_table(info.num_classes, id_map, unlisted)
+        self.train_ids = _lookup_table(info.num_classes, id_map, unlisted)
         self.id_map = id_map
 
     def __len__(self) -> int:
@@ -59,10 +59,23 @@ class PairedDataset:
         return self.load(index)
 
     def load(self, index: int) -> Sample:
-        name, image_path, label_path = self.listing.pairs[index]
+        name, _, label_path = self.listing.pairs[index]
+        image, values = self.read(index)
+        if values is None:
+            return Sample(image, None, name)
+        train_ids = self.train_ids[values]
+        unknown = train_ids == UNKNOWN
+        if unknown.any():
+            assert label_path is not None
+            raise self._out_of_range(label_path, values[unknown])
+        return Sample(image, train_ids.astype(np.uint8), name)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image, and the values of the label file as they stand in it, uint16 [H, W]."""
+        _, image_path, label_path = self.listing.pairs[index]
         image = open_image(image_path)
         if label_path is None:
-            return Sample(image, None, name)
+            return image, None
         values = open_label(label_path)
         if image.shape[:2] != values.shape:
             raise DataError(
@@ -70,11 +83,13 @@ class PairedDataset:
                 f"{image_path} is {image.shape[1]}×{image.shape[0]}; expected equal sizes: "
                 "resize the label with nearest-neighbour sampling, or export it anew"
             )
-        train_ids = self._train_ids[values]
-        unknown = train_ids == _UNKNOWN
-        if unknown.any():
-            raise self._out_of_range(label_path, values[unknown])
-        return Sample(image, train_ids.astype(np.uint8), name)
+        return image, values
+
+    @property
+    def known_values(self) -> list[int]:
+        """The values that a label file may have."""
+        plain = (*range(self.info.num_classes), IGNORE_INDEX)
+        return sorted(plain if self.id_map is None else self.id_map)
 
     def _out_of_range(self, path: Path, values: np.ndarray) -> DataError:
         found = listed(np.unique(values))
@@ -118,7 +133,7 @@ def _lookup_table(
     """int16 [65536]: the train id of each value a label file can have, -1 where it has none."""
     if id_map is None:
         id_map = {value: value for value in (*range(num_classes), IGNORE_INDEX)}
-    table = np.full(_MAX_VALUES, _UNKNOWN if unlisted is None else unlisted, dtype=np.int16)
+    table = np.full(_MAX_VALUES, UNKNOWN if unlisted is None else unlisted, dtype=np.int16)
     for value, train_id in id_map.items():
         if not 0 <= value < _MAX_VALUES:
             raise DataError(f"id_map: label value {value}; expected 0 to {_MAX_VALUES - 1}")

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend
+from openseg.ops import _backend, _triton
 from openseg.ops.spatial_gather import autograd, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -22,7 +22,7 @@ def spatial_gather(
         features: [B, C, H, W].
         logits: [B, K, H, W], one map a region, at the size of the features.
         scale: factor on the logits.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "triton", "cpp" or "reference".
 
     Returns:
         [B, K, C] in the dtype of the features. Under autocast the features are cast to its dtype;
@@ -44,9 +44,15 @@ def spatial_gather(
     if features.shape[2] * features.shape[3] == 0:
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
     features = features.to(_backend.autocast_dtype(features))
-    obstacle = _backend.cpp_obstacle(autograd.FORWARD, features, _KERNEL_DTYPES)
-    obstacle = obstacle or _backend.cpp_obstacle(autograd.FORWARD, logits, _KERNEL_DTYPES)
-    chosen = _backend.choose("spatial_gather", backend, {"cpp": obstacle, "reference": None})
-    if chosen == "cpp":
-        return autograd.SpatialGather.apply(features, logits, scale)
-    return reference.spatial_gather(features, logits, scale)
+    obstacles = {
+        "triton": _backend.triton_obstacle(features, _KERNEL_DTYPES)
+        or _backend.triton_obstacle(logits, _KERNEL_DTYPES)
+        or _triton.regions_obstacle(logits.shape[1]),
+        "cpp": _backend.cpp_obstacle(autograd.FORWARD, features, _KERNEL_DTYPES)
+        or _backend.cpp_obstacle(autograd.FORWARD, logits, _KERNEL_DTYPES),
+        "reference": None,
+    }
+    chosen = _backend.choose("spatial_gather", backend, obstacles)
+    if chosen == "reference":
+        return reference.spatial_gather(features, logits, scale)
+    return autograd.SpatialGather.apply(features, logits, scale, chosen)

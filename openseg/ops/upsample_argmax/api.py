@@ -21,7 +21,7 @@ if _KERNEL is not None:
         return labels, logits.new_empty(shape if confidence else (0,), dtype=torch.float32)
 
 
-_flops.register(_KERNEL, _flops.none)
+_flops.register(_flops.none, _KERNEL)
 
 
 def upsample_argmax(
