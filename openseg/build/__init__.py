@@ -100,6 +100,11 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             report = load_weights(network, model.weights, model.weights_source)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+    if network.needs_labels:
+        raise ConfigError(
+            f"model.name: {model.name} given, a network that sees images alone expected; this one "
+            "is told the labels, as model(images, labels)"
+        )
     normalize = build_normalize(config)
     if report is not None and report.normalize not in (None, normalize):
         report.warnings.append(f"data.mean, std, divisor and channel_order say {normalize}")

@@ -30,6 +30,11 @@ from openseg.ops import Ohem
 def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
     """The losses of all outputs of the network."""
     loss = config.loss
+    if "direction" in model.aux_outputs:
+        raise ConfigError(
+            f"model.name: {config.model.name} given, a network that is trained on labels expected; "
+            "this one learns borders and directions: losses.SegFixLoss in a loop of your own"
+        )
     if not loss.aux_weights.keys() >= set(model.aux_outputs):
         raise ConfigError(
             f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "

@@ -36,6 +36,7 @@ class SegmentationModel(nn.Module):
     uniform_dilation: tuple[str, ...] = ()  # the variants whose backbone has it
     aux_outputs: tuple[str, ...] = ("aux",)  # the names in `aux` of what `forward` returns
     output_stride = 8
+    needs_labels = False  # whether `forward` takes labels too
     backbone: Backbone
 
     def __init__(

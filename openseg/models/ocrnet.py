@@ -10,7 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from openseg.backbones import Backbone
-from openseg.layers import AtrousObjectContext, ConvNormAct, ObjectContext, SegmentationHead
+from openseg.layers import (
+    AtrousObjectContext,
+    ConvNormAct,
+    IdealObjectContext,
+    ObjectContext,
+    SegmentationHead,
+    ideal_regions,
+)
 from openseg.models.base import SegmentationModel, SegmentationOutput
 
 
@@ -22,7 +29,7 @@ class OCRNet(SegmentationModel):
     mmsegmentation, has no redundant biases anywhere, and a narrower auxiliary head on ResNets.
     """
 
-    variants = ("openseg", "b", "hrnet", "mmseg")
+    variants: tuple[str, ...] = ("openseg", "b", "hrnet", "mmseg")
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, num_classes, **options)
@@ -34,7 +41,7 @@ class OCRNet(SegmentationModel):
         if one_map and self.variant != "b":
             aux_width = aux
         dropout = (0.0 if one_map else 0.1) if mmseg else 0.05
-        bias = self.variant in ("openseg", "b")
+        bias = self.variant not in ("hrnet", "mmseg")
         self.reduce = ConvNormAct(main, width, 3, bias=not mmseg)
         self.context = ObjectContext(
             width, width // 2, width, dropout=dropout, bias=bias, value_bias=bias
@@ -54,6 +61,34 @@ class OCRNet(SegmentationModel):
         regions = self.aux_head(aux)
         context = self.context(self.reduce(main), regions)
         return SegmentationOutput(self.classifier(context), {"aux": regions})
+
+
+class IdealOCRNet(OCRNet):
+    """OCRNet that is told the labels: an upper bound, and no network to predict with.
+
+    Variant "background" adds the context of all other regions. Weights of `ocrnet` fit the other.
+    """
+
+    variants = ("openseg", "background")
+    needs_labels = True
+
+    def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
+        super().__init__(backbone, num_classes, **options)
+        background = self.variant == "background"
+        self.context = IdealObjectContext(512, 256, 512, background=background)
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, ignore_index: int = 255
+    ) -> SegmentationOutput:
+        """images [B, in_channels, H, W], labels [B, H, W] of integers -> logits."""
+        if labels is None:
+            raise ValueError("ideal_ocrnet needs the labels of its images: model(images, labels)")
+        aux, main = self.features(images)
+        features = self.reduce(main)
+        height, width = features.shape[2:]
+        regions = ideal_regions(labels, (height, width), self.num_classes, ignore_index)
+        context = self.context(features, regions)
+        return SegmentationOutput(self.classifier(context), {"aux": self.aux_head(aux)})
 
 
 class AspOCRNet(SegmentationModel):

@@ -128,6 +128,7 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
     "hrnet": _row("cls_head", "head", _HEAD),
+    "segfix": _row("{mask_head|dir_head}", "{mask_head|direction_head}", _HEAD_WITHOUT_DROPOUT),
     "ce2p_asp_ocrnet": _asp_ocr("asp_ocr_head", "context") | _ce2p(),
     "isanet": (
         _row("isa_head", "reduce", _CONV)
@@ -147,6 +148,7 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
     ),
 }
 """Networks of openseg.pytorch and its pytorch-1.7 branch, by our name."""
+OPENSEG_PYTORCH["ideal_ocrnet"] = OPENSEG_PYTORCH["ocrnet"]
 
 _FLAT_RESNET = {
     "{conv1|conv2|conv3|bn1|bn2|bn3}": "backbone.stem.{conv1|conv2|conv3|bn1|bn2|bn3}",

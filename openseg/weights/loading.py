@@ -23,6 +23,7 @@ from openseg.weights.reading import Weights, read_weights, unwrap
 _ABN_EPS = 1e-5
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 _COUNTER = "num_batches_tracked"
+_CLASSIFIERS = tuple(f"{head}classifier.weight" for head in ("", "head.", "mask_head."))
 
 
 @dataclass
@@ -105,7 +106,7 @@ def count_classes(network: str, weights: Weights) -> int | None:
     """K, from the shape of the main classifier of one of our networks; None where there is none."""
     for names in [KeyMap("openseg", {"*": "*"}), *key_maps(network)]:
         for key, tensor in _without_prefixes(weights.state_dict).items():
-            if _our_key(key, names) in ("classifier.weight", "head.classifier.weight"):
+            if _our_key(key, names) in _CLASSIFIERS:
                 return tensor.shape[0]
     return None
 

@@ -30,6 +30,7 @@ class ModelContract:
     name: str
     options: dict = {"backbone": "resnet18c"}  # noqa: RUF012 - never changed
     stride = 8
+    classes = CLASSES
     aux_weights: dict = {"aux": 0.4}  # noqa: RUF012 - never changed
 
     @classmethod
@@ -59,7 +60,7 @@ class ModelContract:
         with torch.no_grad():
             output = model(self.images(1, size=size))
         height, width = output.main.shape[2:]
-        assert output.main.shape[:2] == (1, CLASSES)
+        assert output.main.shape[:2] == (1, self.classes)
         assert output.aux.keys() == self.aux_weights.keys() == set(model.aux_outputs)
         assert abs(height - size[0] / self.stride) <= 1.5
         assert abs(width - size[1] / self.stride) <= 1.5
