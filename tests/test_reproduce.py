@@ -2,7 +2,9 @@
 """The published tables as data, and a row that is trained, evaluated, recorded and printed."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from openseg import reproduce
 from openseg.config import load_config, shipped_configs
 from openseg.errors import ConfigError, TrainingError
 
+SPEC = Path(__file__).resolve().parents[2] / "shared" / "spec" / "tables.md"
 TABLES = reproduce.read_tables()
 TINY = {
     "title": "Scenes",
@@ -53,6 +56,28 @@ def test_every_row_has_a_configuration_and_every_figure_a_column():
 )
 def test_tables_have_all_their_rows(table, rows):
     assert len(TABLES[table]["rows"]) == rows
+
+
+def figures(text):
+    """The numbers with two decimals, of which one has a comma for a point."""
+    return [number.replace(",", ".") for number in re.findall(r"\d\d[.,]\d\d", text)]
+
+
+@pytest.mark.skipif(
+    not SPEC.exists(), reason="the published tables do not lie beside this checkout"
+)
+def test_figures_batches_and_iterations_are_those_of_the_published_tables():
+    lines = [line for line in SPEC.read_text().splitlines() if "3x3-Res" in line and "|" in line]
+    rows = [row for name in ("cityscapes", "ade20k", "lip") for row in TABLES[name]["rows"]]
+    for line, row in zip(lines, rows, strict=True):
+        cells = [cell.strip() for cell in line.replace("*", "").split("|")]
+        cells = [cell for cell in cells if cell not in ("", "-")]
+        batch, iterations = cells[-2], cells[-1]
+        train = load_config(row["config"], ["data.root=."]).train
+        assert row["method"].removesuffix(", ms+flip") == cells[0]
+        assert row["backbone"] == cells[1]
+        assert figures(" ".join(row.get("published", {}).values())) == figures(line), line
+        assert (train.batch_size, f"{train.iterations // 10_000}W") == (int(batch), iterations)
 
 
 @pytest.mark.parametrize(
