@@ -63,9 +63,7 @@ def figures(text):
     return [number.replace(",", ".") for number in re.findall(r"\d\d[.,]\d\d", text)]
 
 
-@pytest.mark.skipif(
-    not SPEC.exists(), reason="the published tables do not lie beside this checkout"
-)
+@pytest.mark.skipif(not SPEC.exists(), reason="the published tables are not beside this checkout")
 def test_figures_batches_and_iterations_are_those_of_the_published_tables():
     lines = [line for line in SPEC.read_text().splitlines() if "3x3-Res" in line and "|" in line]
     rows = [row for name in ("cityscapes", "ade20k", "lip") for row in TABLES[name]["rows"]]
