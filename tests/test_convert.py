@@ -2,13 +2,14 @@
 """`python -m openseg.convert`: from files with objects to safetensors that predict."""
 
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from openseg import convert, create_model
+from openseg import convert, create_model, evaluate
 from openseg.build import load_predictor
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.prediction import Predictor
@@ -104,6 +105,8 @@ def test_a_checkpoint_of_ours_keeps_all_that_it_says(tmp_path, monkeypatch):
     assert meta["normalize"] == NORMALIZE.to_dict()
     assert meta["palette"] == [list(color) for color in scenes().info.palette]
     assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
+    with pytest.raises(ConfigError, match=r"no run of openseg.*--cfg"):
+        evaluate._config(Namespace(cfg=None, checkpoint=tmp_path / "best.safetensors"))
     run_main(monkeypatch, tmp_path / "best.safetensors", tmp_path / "copy.safetensors")
     assert load_predictor(tmp_path / "copy.safetensors", "cpu")[1] == {
         **meta,

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 
 import openseg
 from openseg.layers import ConvNormAct
 from openseg.models import _MODELS
+from tests.models.contract import ModelContract
 
 
 @pytest.mark.parametrize(
@@ -59,3 +63,15 @@ def test_the_activation_is_that_of_all_heads_and_is_kept_in_the_arguments():
     assert heads
     assert {module.activation.negative_slope for module in heads} == {0.01}
     assert model.arguments["activation"] == "leaky_relu"
+
+
+def test_every_network_inherits_the_contract():
+    """But for the one that is told the labels."""
+    for path in Path(__file__).parent.glob("test_*.py"):
+        importlib.import_module(f"tests.models.{path.stem}")
+    classes, names = [ModelContract], set()
+    while classes:
+        found = classes.pop().__subclasses__()
+        names |= {test.name for test in found}
+        classes += found
+    assert names == set(openseg.list_models()) - {"ideal_ocrnet"}

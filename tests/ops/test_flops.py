@@ -53,6 +53,23 @@ def test_kernels_count_as_their_references(name, shapes, options, recomputed):
     assert getattr(torch.ops.openseg, name) in flop_registry
 
 
+@with_kernels
+@pytest.mark.parametrize(
+    "name",
+    [
+        "confusion_matrix",
+        "inplace_abn",
+        "inplace_abn_",
+        "inplace_abn_backward",
+        "inplace_abn_backward_sums",
+        "inplace_abn_statistics",
+        "upsample_cross_entropy_backward",
+    ],
+)
+def test_kernels_without_products_count_nothing(name):
+    assert flop_registry[getattr(torch.ops.openseg, name)](torch.ones(3)) == 0
+
+
 def test_attention_by_hand():
     """Two products forward; five backward, of which one computes the scores again."""
     assert _flops.attention(10, 3, 4) == 2 * 10 * 3 + 2 * 10 * 4

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
+from openseg.ops import _flops
 from openseg.ops._layout import empty_map
 from openseg.ops.inplace_abn import synchronise
 
@@ -46,6 +47,9 @@ if FORWARD is not None:
     @torch.library.register_fake("openseg::inplace_abn_backward_sums")
     def _(grad, kept, *others):
         return _rows(kept, 2)
+
+
+_flops.register(_flops.none, FORWARD, _OVERWRITE, _STATISTICS, _BACKWARD, _BACKWARD_SUMS)
 
 
 class InPlaceABN(torch.autograd.Function):
