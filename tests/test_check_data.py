@@ -171,6 +171,13 @@ def test_train_ids_given_for_published_values(tmp_path, check):
     assert "these look like train ids" in printed
 
 
+def test_a_split_without_labels(tmp_path, check):
+    root = miniature.cityscapes(tmp_path, unknown=False)
+    status, printed = check("--root", root, "data.name=cityscapes", "data.val_split=test")
+    assert status == 1
+    assert "problem: no image has a label, as in a test split" in printed
+
+
 def test_a_split_that_is_not_there(tmp_path, check):
     with pytest.raises(DataError, match="'training'"):
         check("--root", folder(tmp_path, [[0]]), "data.train_split=training")

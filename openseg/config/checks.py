@@ -65,6 +65,14 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     data = config.data
     needs_root = data.name != "scenes"
     yield "data.root", data.root, bool(data.root) or not needs_root, f"the folder of {data.name}"
+    for name in ("classes", "id_map"):
+        value, own = getattr(data, name), data.name == "folder"
+        yield f"data.{name}", value, value is None or own, "null unless data.name=folder"
+    for name in ("train_list", "val_list"):
+        value, files = getattr(data, name), data.name != "scenes"
+        yield f"data.{name}", value, value is None or files, "null, since scenes are drawn,"
+    counted = data.background and data.name != "pascal_context"
+    yield "data.background", True, not counted, "false unless data.name=pascal_context"
     yield "data.scene_size", data.scene_size, min(data.scene_size) >= 32, "at least 32 × 32"
     yield _at_least("data.scene_length", data.scene_length, 1)
     yield _at_least("data.scene_val_length", data.scene_val_length, 1)

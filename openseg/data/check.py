@@ -108,6 +108,8 @@ def problems(check: SplitCheck, training: bool) -> list[str]:
     found = [*check.alone, *check.faults]
     if not check.dataset.listing.pairs:
         found.append("there is no image with a label")
+    elif check.sizes and not check.values:
+        found.append("no image has a label, as in a test split")
     for value, names in sorted(check.stray.items()):
         found.append(
             f"label value {value} is no id of {info.name}: {check.values[value]} pixels in "

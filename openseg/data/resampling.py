@@ -14,6 +14,7 @@ import numpy as np
 Interpolation = Literal["cubic", "linear"]
 Size = tuple[int, int]  # height, width
 _CUBIC_A = -0.75
+_BLOCK = 1 << 16  # values that a core works on at a time
 
 
 class Window(NamedTuple):
@@ -44,15 +45,36 @@ def resize_image(
     columns, column_weights = _taps(old[1], size[1], window.left, window.width, interpolation)
     read = _hull(rows, columns)
     image = _before(image, read, interpolation, first)
-    lines = sum(  # [h, columns of the source, C]
-        image[row] * weight[:, None, None]
-        for row, weight in zip(rows - read.top, row_weights, strict=True)
-    )
-    pixels = sum(  # [h, w, C]
-        lines[:, column] * weight[:, None]
-        for column, weight in zip(columns - read.left, column_weights, strict=True)
-    )
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    channels = image.shape[2]
+    pixels: np.ndarray = image.astype(np.float32).reshape(read.height, -1)
+    pixels = _combine(pixels, rows - read.top, row_weights)  # [h, columns that are read · C]
+    pixels = pixels.reshape(window.height, read.width, channels).transpose(1, 0, 2)
+    pixels = pixels.reshape(read.width, -1)
+    pixels = _combine(pixels, columns - read.left, column_weights)  # [w, h · C]
+    np.clip(np.rint(pixels, out=pixels), 0, 255, out=pixels)
+    resized = pixels.astype(np.uint8).reshape(window.width, window.height, channels)
+    return np.ascontiguousarray(resized.transpose(1, 0, 2))
+
+
+def _combine(lines: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float32 [n, M]: line i is Σₜ weights[t, i] · lines[taps[t, i]].
+
+    In blocks that stay in the cache, and without temporary arrays.
+    """
+    count = taps.shape[1]
+    combined = np.empty((count, lines.shape[1]), dtype=np.float32)
+    step = max(_BLOCK // max(lines.shape[1], 1), 1)
+    scaled = np.empty((step, lines.shape[1]), dtype=np.float32)
+    for start in range(0, count, step):
+        block = slice(start, start + step)
+        total = combined[block]
+        term = scaled[: len(total)]
+        total[:] = 0
+        for tap, weight in zip(taps[:, block], weights[:, block, None], strict=True):
+            np.take(lines, tap, axis=0, out=term, mode="clip")  # unlike "raise", without a copy
+            term *= weight
+            total += term
+    return combined
 
 
 def resize_label(
@@ -64,7 +86,7 @@ def resize_label(
     columns = np.arange(window.left, window.left + window.width)
     for new, old in ((size, first or size), (first or size, label.shape)):
         rows, columns = rows * old[0] // new[0], columns * old[1] // new[1]
-    return label[rows[:, None], columns]
+    return np.take(label[rows], columns, axis=1)
 
 
 def _before(

@@ -49,8 +49,9 @@ class Normalize:
         if image.ndim != 3 or image.shape[2] != len(self.mean):
             raise ValueError(f"image: shape {image.shape}; expected [H, W, {len(self.mean)}]")
         scale, shift = self._scale_and_shift()
+        tables = np.arange(256, dtype=np.float32) * scale[:, 0] + shift[:, 0]  # [C, 256]
         channels = self._reorder(image.transpose(2, 0, 1))
-        return np.ascontiguousarray(channels * scale + shift)
+        return np.stack([table[values] for table, values in zip(tables, channels, strict=True)])
 
     def undo(self, pixels: np.ndarray) -> np.ndarray:
         """float32 [C, H, W] back to uint8 [H, W, C] RGB."""
@@ -157,7 +158,7 @@ class TrainTransform:
             image, label = self._flip(image, label, rng)
         if self.brightness:
             shift = rng.integers(-self.brightness, self.brightness, endpoint=True)
-            image = np.clip(image.astype(np.int16) + shift, 0, 255).astype(np.uint8)
+            image = np.clip(np.arange(256) + shift, 0, 255).astype(np.uint8)[image]
         return self._pad(self.normalize(image), label, rng)
 
     def _flip(

@@ -47,6 +47,7 @@ def draw_augmented(
 ) -> None:
     """Draw `count` images spread over the data set, each with two of its augmented forms."""
     palette, train_set = dataset.info.palette, TrainSet(dataset, transform, seed)
+    side = min(_CELL, max(transform.crop_size))
     rows = []
     for index in spread(len(dataset), count):
         sample = dataset.load(index)
@@ -56,15 +57,15 @@ def draw_augmented(
             image, label = (tensor.numpy() for tensor in train_set[epoch, index].values())
             pixels = transform.normalize.undo(image)
             row += [pixels, drawing.overlay(pixels, label, palette)]
-        rows.append([_shrunk(cell) for cell in row])
+        rows.append([_shrunk(cell, side) for cell in row])
     captions = ["label", "augmented", "its label", "another", "its label"]
     _save_sheet(rows, captions, dataset, picture)
 
 
-def _shrunk(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3], made smaller where a side is longer than a sheet has room for."""
+def _shrunk(pixels: np.ndarray, side: int) -> np.ndarray:
+    """uint8 [H, W, 3], made smaller where one of its sides is longer than `side`."""
     picture = Image.fromarray(pixels)
-    picture.thumbnail((_CELL, _CELL))
+    picture.thumbnail((side, side))
     return np.asarray(picture)
 
 
