@@ -63,6 +63,11 @@ def test_ce2p_trains_its_edges_on_edges():
     assert type(criterion_of(words, network="ce2p_ocrnet").own["edge"]) is EdgeCrossEntropy
 
 
+def test_segfix_is_trained_elsewhere():
+    with pytest.raises(ConfigError, match=r"learns borders and directions: losses\.SegFixLoss"):
+        criterion_of("loss.aux_weights={direction: 1}", network="segfix")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -19,20 +19,14 @@ from torch.optim import Optimizer
 from openseg.build.data import (
     build_dataset,
     build_datasets,
+    build_eval_transform,
     build_normalize,
     build_train_transform,
 )
 from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
-from openseg.data import (
-    Dataset,
-    DatasetInfo,
-    EvalTransform,
-    Normalize,
-    ResumableSampler,
-    TrainSet,
-)
+from openseg.data import Dataset, DatasetInfo, ResumableSampler, TrainSet
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
@@ -54,6 +48,7 @@ __all__ = [
     "build_criterion",
     "build_dataset",
     "build_datasets",
+    "build_eval_transform",
     "build_inference",
     "build_model",
     "build_normalize",
@@ -176,12 +171,6 @@ def _check_batch(config: Config, process: Process) -> None:
             f"train.micro_batch_size: {micro} given, a divisor of {share} expected: that is the "
             f"share of each of {processes} process(es) in train.batch_size, {total}"
         )
-
-
-def build_eval_transform(config: Config, normalize: Normalize | None = None) -> EvalTransform:
-    """What validation does with an image before the network; a checkpoint has its own normalize."""
-    val = config.val
-    return EvalTransform(normalize or build_normalize(config), val.fixed_size, val.min_side)
 
 
 def build_inference(config: Config, info: DatasetInfo, model: nn.Module) -> Inference:

@@ -13,6 +13,7 @@ from openseg.data import (
     ContextScenes,
     Dataset,
     DatasetInfo,
+    EvalTransform,
     FolderDataset,
     Normalize,
     PascalContext,
@@ -92,3 +93,9 @@ def build_train_transform(config: Config, info: DatasetInfo) -> TrainTransform:
         brightness=data.brightness,
         padding=data.padding,
     )
+
+
+def build_eval_transform(config: Config, normalize: Normalize | None = None) -> EvalTransform:
+    """What validation does with an image before the network; a checkpoint has its own normalize."""
+    val = config.val
+    return EvalTransform(normalize or build_normalize(config), val.fixed_size, val.min_side)

@@ -6,7 +6,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from openseg.config import Config
@@ -31,11 +30,15 @@ from openseg.ops import Ohem
 def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
     """The losses of all outputs of the network."""
     loss = config.loss
-    outputs = _aux_outputs(model)
-    if not outputs <= loss.aux_weights.keys():
+    if "direction" in model.aux_outputs:
+        raise ConfigError(
+            f"model.name: {config.model.name} given, a network that is trained on labels expected; "
+            "this one learns borders and directions: losses.SegFixLoss in a loop of your own"
+        )
+    if not loss.aux_weights.keys() >= set(model.aux_outputs):
         raise ConfigError(
             f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
-            f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
+            f"outputs of {config.model.name} expected: {', '.join(model.aux_outputs)}"
         )
     shared: dict[str, Any] = {
         "ignore_index": info.ignore_index,
@@ -90,10 +93,3 @@ def _require(key: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or sorted(known)
         raise ConfigError(f"{key}: there is no {name!r}; did you mean {' or '.join(near)}?")
-
-
-def _aux_outputs(model: SegmentationModel) -> set[str]:
-    """The names of the outputs beside `main`, which only a forward pass tells."""
-    model.eval()
-    with torch.no_grad():
-        return set(model(torch.zeros(1, model.in_channels, 64, 64)).aux)

@@ -20,6 +20,7 @@ class HRNetV2(SegmentationModel):
     without a bias before its norm.
     """
 
+    aux_outputs = ()
     variants = ("openseg", "hrnet", "mmseg")
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:

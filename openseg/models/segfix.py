@@ -26,6 +26,8 @@ class SegFix(SegmentationModel):
     directions [B, 8, h, w]. The number of classes is two, whatever is asked for.
     """
 
+    aux_outputs = ("direction",)
+
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, 2, **options)
         _, channels = self.feature_channels

@@ -63,7 +63,7 @@ class ModelContract:
             output = model(self.images(1, size=size))
         height, width = output.main.shape[2:]
         assert output.main.shape[:2] == (1, self.classes)
-        assert output.aux.keys() == self.aux_weights.keys()
+        assert output.aux.keys() == self.aux_weights.keys() == set(model.aux_outputs)
         assert abs(height - size[0] / self.stride) <= 1.5
         assert abs(width - size[1] / self.stride) <= 1.5
 
