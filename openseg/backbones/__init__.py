@@ -6,6 +6,7 @@ both.
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 
 from openseg.backbones.base import Backbone
@@ -19,14 +20,17 @@ _RESNETS: dict[int, tuple[Block, Sequence[int]]] = {
     50: (Bottleneck, (3, 4, 6, 3)),
     101: (Bottleneck, (3, 4, 23, 3)),
 }
+_V1C_DEPTHS = (50, 101)
 _HRNET_WIDTHS = (18, 32, 48, 64)
 
 __all__ = ["Backbone", "HRNet", "ResNet", "WideResNet38", "create_backbone", "list_backbones"]
 
 
 def list_backbones() -> list[str]:
-    """The names that `create_backbone` knows; a final "c" marks the stem of three 3×3."""
+    """The names that `create_backbone` knows; a final "c" marks the stem of three 3×3, and "_v1c"
+    that of mmsegmentation, with half of the channels and a pooling that rounds down."""
     resnets = [f"resnet{depth}{stem}" for depth in _RESNETS for stem in ("", "c")]
+    resnets += [f"resnet{depth}_v1c" for depth in _V1C_DEPTHS]
     return [*resnets, *(f"hrnet_w{width}" for width in _HRNET_WIDTHS), "wide_resnet38"]
 
 
@@ -67,11 +71,12 @@ def create_backbone(
     if name.startswith("hrnet_w"):
         width = int(name.removeprefix("hrnet_w"))
         return HRNet(width, in_channels=in_channels, align_corners=align_corners)
-    block, depths = _RESNETS[int(name.removeprefix("resnet").removesuffix("c"))]
+    block, depths = _RESNETS[int(re.findall(r"\d+", name)[0])]
     return ResNet(
         block,
         depths,
         deep_stem=name.endswith("c"),
+        v1c=name.endswith("_v1c"),
         output_stride=output_stride,
         in_channels=in_channels,
         multi_grid=multi_grid,

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 Interpolation = Literal["cubic", "linear"]
+Size = tuple[int, int]  # height, width
 _CUBIC_A = -0.75
 
 
@@ -25,43 +26,61 @@ class Window(NamedTuple):
 
 
 def resize_image(
-    image: np.ndarray, size: tuple[int, int], window: Window, interpolation: Interpolation
+    image: np.ndarray,
+    size: Size,
+    window: Window,
+    interpolation: Interpolation,
+    first: Size | None = None,
 ) -> np.ndarray:
     """The `window` of `image` uint8 [H, W, C] resized to `size` (height, width): uint8 [h, w, C].
 
     As cv2.resize with INTER_CUBIC or INTER_LINEAR, up to one grey level where a rounding differs.
+    first: the image is resized to this size before; only what the second pass reads is computed.
     """
-    if size == image.shape[:2]:
-        return _cut(image, window)
-    rows, row_weights = _taps(image.shape[0], size[0], window.top, window.height, interpolation)
-    columns, column_weights = _taps(
-        image.shape[1], size[1], window.left, window.width, interpolation
-    )
-    first, last = columns.min(), columns.max() + 1
-    image = image[:, first:last]
+    old = first or image.shape[:2]
+    if size == old:
+        return _before(image, window, interpolation, first)
+    rows, row_weights = _taps(old[0], size[0], window.top, window.height, interpolation)
+    columns, column_weights = _taps(old[1], size[1], window.left, window.width, interpolation)
+    read = _hull(rows, columns)
+    image = _before(image, read, interpolation, first)
     lines = sum(  # [h, columns of the source, C]
-        image[row] * weight[:, None, None] for row, weight in zip(rows, row_weights, strict=True)
+        image[row] * weight[:, None, None]
+        for row, weight in zip(rows - read.top, row_weights, strict=True)
     )
     pixels = sum(  # [h, w, C]
         lines[:, column] * weight[:, None]
-        for column, weight in zip(columns - first, column_weights, strict=True)
+        for column, weight in zip(columns - read.left, column_weights, strict=True)
     )
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int], window: Window) -> np.ndarray:
+def resize_label(
+    label: np.ndarray, size: Size, window: Window, first: Size | None = None
+) -> np.ndarray:
     """The `window` of `label` [H, W] resized to `size`, nearest neighbour as cv2.INTER_NEAREST:
-    the source of pixel i is floor(i · old / new)."""
-    if size == label.shape:
-        return _cut(label, window)
-    rows = np.arange(window.top, window.top + window.height) * label.shape[0] // size[0]
-    columns = np.arange(window.left, window.left + window.width) * label.shape[1] // size[1]
+    the source of pixel i is floor(i · old / new). first: as for an image."""
+    rows = np.arange(window.top, window.top + window.height)
+    columns = np.arange(window.left, window.left + window.width)
+    for new, old in ((size, first or size), (first or size, label.shape)):
+        rows, columns = rows * old[0] // new[0], columns * old[1] // new[1]
     return label[rows[:, None], columns]
 
 
-def _cut(array: np.ndarray, window: Window) -> np.ndarray:
+def _before(
+    image: np.ndarray, window: Window, interpolation: Interpolation, size: Size | None
+) -> np.ndarray:
+    """The `window` of the image as it is, or as it is when resized to `size`."""
+    if size is not None:
+        return resize_image(image, size, window, interpolation)
     top, left, height, width = window
-    return array[top : top + height, left : left + width]
+    return image[top : top + height, left : left + width]
+
+
+def _hull(rows: np.ndarray, columns: np.ndarray) -> Window:
+    """The smallest window with all these rows and columns."""
+    top, left = int(rows.min()), int(columns.min())
+    return Window(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
 
 
 def _taps(

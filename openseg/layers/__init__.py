@@ -7,6 +7,7 @@ from openseg.layers.atrous import (
     AtrousPyramidPooling,
 )
 from openseg.layers.conv import ConvNormAct, NormAct, SegmentationHead, set_activation
+from openseg.layers.inplace_abn import InPlaceABN
 from openseg.layers.interlaced import InterlacedSelfAttention
 from openseg.layers.object_context import ObjectContext
 from openseg.layers.pooling import PyramidPooling
@@ -19,6 +20,7 @@ __all__ = [
     "AtrousPyramidPooling",
     "BaseObjectContext",
     "ConvNormAct",
+    "InPlaceABN",
     "InterlacedSelfAttention",
     "NormAct",
     "ObjectContext",

@@ -28,6 +28,7 @@ class AtrousPyramid(nn.Module):
         *,
         bias: bool = False,
         dropout: float = 0.1,
+        fuse_kernel: int = 1,
     ) -> None:
         """`context(x, …)` returns [B, hidden, H, W], as the other branches do."""
         super().__init__()
@@ -37,7 +38,9 @@ class AtrousPyramid(nn.Module):
             ConvNormAct(in_channels, hidden_channels, 3, dilation=d, bias=bias) for d in dilations
         ]
         self.branches = nn.ModuleList(branches)
-        self.fuse = ConvNormAct(hidden_channels * (len(branches) + 1), out_channels, bias=bias)
+        self.fuse = ConvNormAct(
+            hidden_channels * (len(branches) + 1), out_channels, fuse_kernel, bias=bias
+        )
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor, *context_arguments: Tensor) -> Tensor:
@@ -56,9 +59,17 @@ class AtrousPyramidPooling(AtrousPyramid):
         dilations: Sequence[int] = (12, 24, 36),
         *,
         align_corners: bool = True,
+        fuse_kernel: int = 1,
     ) -> None:
         context = PooledContext(in_channels, out_channels, align_corners=align_corners)
-        super().__init__(context, in_channels, out_channels, out_channels, dilations)
+        super().__init__(
+            context,
+            in_channels,
+            out_channels,
+            out_channels,
+            dilations,
+            fuse_kernel=fuse_kernel,
+        )
 
 
 class AtrousBaseObjectContext(AtrousPyramid):

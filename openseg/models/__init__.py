@@ -68,7 +68,7 @@ def create_model(
     in_channels: int = 3,
     multi_grid: Sequence[int] | None = None,
     variant: str = "openseg",
-    align_corners: bool = True,
+    align_corners: bool | None = None,
     activation: str = "relu",
 ) -> SegmentationModel:
     """Build a network with fresh weights.
@@ -81,7 +81,8 @@ def create_model(
         in_channels: channels of the images.
         multi_grid: factors on the dilation of the blocks of the last stage; None is all ones.
         variant: which published form of the network, where there are several.
-        align_corners: of every bilinear upsampling of the network.
+        align_corners: of every bilinear upsampling of the network; None is True, but False in the
+            variant "mmseg".
         activation: of the heads: "relu", or "leaky_relu" (0.01) as checkpoints with InPlaceABN
             have it; `load_weights` sets it for those.
 
@@ -92,6 +93,8 @@ def create_model(
     network = _MODELS[name]
     if output_stride is None:
         output_stride = network.output_stride
+    if align_corners is None:
+        align_corners = variant != "mmseg"
     arguments = {
         "name": name,
         "backbone": backbone,

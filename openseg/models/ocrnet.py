@@ -18,26 +18,35 @@ class OCRNet(SegmentationModel):
     """OCR block on 512 channels; the tables' FastBaseOCNet, and HRNetV2+OCR.
 
     Variant "b" has half of the channels. Variant "hrnet", from the code of HRNet's authors, has a
-    1×1 convolution in the auxiliary head and no biases in the block.
+    1×1 convolution in the auxiliary head and no biases in the block; variant "mmseg", of
+    mmsegmentation, has no redundant biases anywhere, and a narrower auxiliary head on ResNets.
     """
 
-    variants = ("openseg", "b", "hrnet")
+    variants = ("openseg", "b", "hrnet", "mmseg")
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, num_classes, **options)
         aux, main = self.feature_channels
         one_map = len(backbone.channels) == 1  # HRNet, whose auxiliary heads have no dropout
+        mmseg = self.variant == "mmseg"
         width = 256 if self.variant == "b" else 512
-        bias = self.variant != "hrnet"
-        self.reduce = ConvNormAct(main, width, 3)
-        self.context = ObjectContext(width, width // 2, width, bias=bias, value_bias=bias)
+        aux_width = 256 if mmseg else width
+        if one_map and self.variant != "b":
+            aux_width = aux
+        dropout = (0.0 if one_map else 0.1) if mmseg else 0.05
+        bias = self.variant in ("openseg", "b")
+        self.reduce = ConvNormAct(main, width, 3, bias=not mmseg)
+        self.context = ObjectContext(
+            width, width // 2, width, dropout=dropout, bias=bias, value_bias=bias
+        )
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.aux_head = SegmentationHead(
             aux,
-            aux if one_map and self.variant != "b" else width,
+            aux_width,
             num_classes,
-            kernel_size=1 if self.variant == "hrnet" else 3,
-            dropout=0.0 if one_map else 0.05,
+            kernel_size=1 if self.variant == "hrnet" or (mmseg and one_map) else 3,
+            dropout=0.0 if one_map else dropout,
+            conv_bias=not mmseg,
         )
 
     def forward(self, images: Tensor) -> SegmentationOutput:

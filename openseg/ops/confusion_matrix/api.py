@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from openseg import _ext
-from openseg.ops import _backend, _triton
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops.confusion_matrix import reference
 
 _KERNEL = _ext.operator("confusion_matrix")
@@ -30,6 +30,8 @@ _TRITON = _triton.operator(
     " -> (Tensor, Tensor)",
     _fake,
 )
+
+_flops.register(_flops.none, _KERNEL, _TRITON)
 
 
 def confusion_matrix(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg.ops import _triton
+from openseg.ops import _flops, _triton
 from openseg.ops.self_attention.autograd import empty_attention, empty_gradients
 
 
@@ -30,6 +30,24 @@ _TRITON_BACKWARD = _triton.operator(
     " -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )
+
+
+def _pairs(query, groups, kind):
+    batch, _, height, width = query
+    members = groups[0] * groups[1]
+    return batch * height * width * (height * width // members if kind == "long" else members)
+
+
+def _flops_forward(query, key, value, scale, groups, kind, **options):
+    return _flops.attention(_pairs(query, groups, kind), query[1], value[1])
+
+
+def _flops_backward(grad, query, key, value, out, statistics, scale, groups, kind, **options):
+    return _flops.attention_backward(_pairs(query, groups, kind), query[1], value[1])
+
+
+_flops.register(_flops_forward, _TRITON_FORWARD)
+_flops.register(_flops_backward, _TRITON_BACKWARD)
 
 
 class InterlacedAttention(torch.autograd.Function):

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _triton
+from openseg.ops import _flops, _triton
 from openseg.ops._layout import empty_map
 
 
@@ -37,6 +37,20 @@ _TRITON_BACKWARD = _triton.operator(
     " -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )
+
+
+def _flops_forward(query, key, value, scale, **options):
+    batch, channels, height, width = query
+    return _flops.attention(batch * height * width * key[1], channels, value[2])
+
+
+def _flops_backward(grad, query, key, value, scale, **options):
+    batch, channels, height, width = query
+    return _flops.attention_backward(batch * height * width * key[1], channels, value[2])
+
+
+_flops.register(_flops_forward, FORWARD, _TRITON_FORWARD)
+_flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
 
 
 class ObjectAttention(torch.autograd.Function):

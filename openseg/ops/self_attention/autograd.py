@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg.ops import _triton
+from openseg.ops import _flops, _triton
 from openseg.ops._layout import empty_map
 
 
@@ -44,6 +44,20 @@ _TRITON_BACKWARD = _triton.operator(
     " Tensor statistics, float scale) -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )
+
+
+def _flops_forward(query, key, value, scale, **options):
+    batch, channels, height, width = query
+    return _flops.attention(batch * (height * width) ** 2, channels, value[1])
+
+
+def _flops_backward(grad, query, key, value, out, statistics, scale, **options):
+    batch, channels, height, width = query
+    return _flops.attention_backward(batch * (height * width) ** 2, channels, value[1])
+
+
+_flops.register(_flops_forward, _TRITON_FORWARD)
+_flops.register(_flops_backward, _TRITON_BACKWARD)
 
 
 class SelfAttention(torch.autograd.Function):

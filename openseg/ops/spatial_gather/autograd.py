@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _triton
+from openseg.ops import _flops, _triton
 from openseg.ops._layout import empty_map
 
 
@@ -42,6 +42,19 @@ _TRITON_BACKWARD = _triton.operator(
     " Tensor statistics, float scale) -> (Tensor, Tensor)",
     _fake_backward,
 )
+
+
+def _flops_forward(features, logits, scale, **options):
+    batch, channels, height, width = features
+    return 2 * batch * logits[1] * height * width * channels
+
+
+def _flops_backward(grad, features, logits, regions, statistics, scale, **options):
+    return 2 * _flops_forward(features, logits, scale)
+
+
+_flops.register(_flops_forward, FORWARD, _TRITON_FORWARD)
+_flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
 
 
 class SpatialGather(torch.autograd.Function):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from openseg import _ext
-from openseg.ops import _backend, _triton
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops.upsample_argmax import reference
 
 _KERNEL = _ext.operator("upsample_argmax")
@@ -28,6 +28,8 @@ _TRITON = _triton.operator(
     " -> (Tensor, Tensor)",
     _fake,
 )
+
+_flops.register(_flops.none, _KERNEL, _TRITON)
 
 
 def upsample_argmax(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _triton
+from openseg.ops import _flops, _triton
 from openseg.ops.upsample_cross_entropy.reference import Ohem
 
 
@@ -50,6 +50,8 @@ _TRITON_BACKWARD = _triton.operator(
     " Tensor scale, bool align_corners, int ignore_index, float label_smoothing) -> Tensor",
     _fake_backward,
 )
+
+_flops.register(_flops.none, KERNEL, _BACKWARD, _TRITON_FORWARD, _TRITON_BACKWARD)
 
 
 class UpsampleCrossEntropy(torch.autograd.Function):
