@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Arrays for kernels: bfloat16 in NumPy, memory formats, outputs full of NaN, exact upsampling."""
 
+from typing import Any
+
 import numpy as np
 
 FLOATING = ("float32", "bfloat16", "float16")
@@ -47,6 +49,22 @@ def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:
     """The fields stride_batch, stride_class … of a map [B, K, H, W], in elements."""
     names = ("batch", "class", "row", "column")
     return {f"{prefix}_{n}": s // array.itemsize for n, s in zip(names, array.strides, strict=True)}
+
+
+def map_fields(array: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The fields of a `Map`, of an array [B, C, N] or, as a map of K pixels, [B, C, K]."""
+    steps = [step // array.itemsize for step in array.strides]
+    return dict(
+        data=array,
+        dtype=dtype,
+        **dict(zip(("batch", "channels", "pixels"), array.shape, strict=True)),
+        **dict(zip(("stride_batch", "stride_channel", "stride_pixel"), steps, strict=True)),
+    )
+
+
+def as_map(values: np.ndarray, dtype: str, channels_last: bool) -> np.ndarray:
+    """An array [B, C, N] in a layout of its own, exactly as long as it has to be."""
+    return laid_out(encode(values, dtype)[:, :, None], channels_last)[:, :, 0]
 
 
 def upsampling(size: int, out: int, align_corners: bool) -> np.ndarray:
