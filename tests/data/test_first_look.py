@@ -26,7 +26,7 @@ WORDS = (
 class TinyNet(nn.Module):
     """The shape of a network, built and trained in milliseconds."""
 
-    align_corners, in_channels = True, 3
+    align_corners, in_channels, needs_labels, aux_outputs = True, 3, False, ("aux",)
 
     def __init__(self, name, backbone, num_classes, **_):
         super().__init__()
