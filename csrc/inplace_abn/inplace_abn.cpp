@@ -6,6 +6,10 @@
 #include <tuple>
 
 #include "common/torch.h"
+#if defined(OPENSEG_CUDA)
+#include "common/torch_cuda.h"
+#include "inplace_abn/cuda/inplace_abn.h"
+#endif
 
 namespace openseg {
 namespace {
@@ -70,6 +74,40 @@ void check_memory(bool done) {
   OPENSEG_CHECK(done, name, ": no memory for the sums of pieces of the map");
 }
 
+#if defined(OPENSEG_CUDA)
+#define RETURN_FROM_GPU(launcher, tensor, ...)                                               \
+  if (tensor.is_cuda()) {                                                                    \
+    const CudaScope scope(tensor);                                                           \
+    const Tensor partials =                                                                  \
+        allocate(tensor, {inplace_abn_partials(map_of(name, tensor))}, ScalarType::Float);   \
+    launcher(__VA_ARGS__, static_cast<float*>(partials.mutable_data_ptr()), scope.stream()); \
+    return;                                                                                  \
+  }
+#else
+#define RETURN_FROM_GPU(launcher, tensor, ...) static_cast<void>(tensor);
+#endif
+
+void run(const Tensor& x, const InPlaceAbn& call) {
+  RETURN_FROM_GPU(inplace_abn_cuda, x, call)
+  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_cpu)(call));
+}
+
+void run_statistics(const Tensor& x, double* statistics) {
+  const Map map = map_of(name, x);
+  RETURN_FROM_GPU(inplace_abn_statistics_cuda, x, map, statistics)
+  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_statistics_cpu)(map, statistics));
+}
+
+void run_backward(const Tensor& kept, const InPlaceAbnBackward& call) {
+  RETURN_FROM_GPU(inplace_abn_backward_cuda, kept, call)
+  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_backward_cpu)(call));
+}
+
+void run_sums(const Tensor& kept, const InPlaceAbnBackward& call) {
+  RETURN_FROM_GPU(inplace_abn_backward_sums_cuda, kept, call)
+  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_backward_sums_cpu)(call));
+}
+
 Tensor normalise(const Tensor& x, const Tensor& z, const std::optional<Tensor>& known,
                  const Tensor& affine, double eps, const std::string& activation,
                  double parameter) {
@@ -85,7 +123,7 @@ Tensor normalise(const Tensor& x, const Tensor& z, const std::optional<Tensor>& 
       .parameter = function.parameter,
       .statistics = allocated(statistics),
   };
-  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_cpu)(call));
+  run(x, call);
   return statistics;
 }
 
@@ -108,8 +146,7 @@ Tensor inplace_abn_statistics(const Tensor& x) {
   OPENSEG_CHECK(x.dim() == 4, name, ": the map must be [B, C, H, W]");
   const Tensor from = walkable(x);
   const Tensor statistics = allocate(x, {3, x.size(1)}, ScalarType::Double);
-  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_statistics_cpu)(map_of(name, from),
-                                                                      allocated(statistics)));
+  run_statistics(from, allocated(statistics));
   return statistics;
 }
 
@@ -155,7 +192,7 @@ std::tuple<Tensor, Tensor> inplace_abn_backward(const Tensor& grad, const Tensor
                                                 bool kept_input) {
   const Backward backward = backward_of(grad, kept, statistics, affine, known, eps, activation,
                                         parameter, kept_input, /*sums_alone=*/false);
-  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_backward_cpu)(backward.call));
+  run_backward(backward.kept, backward.call);
   return {backward.grad_x, backward.sums};
 }
 
@@ -164,7 +201,7 @@ Tensor inplace_abn_backward_sums(const Tensor& grad, const Tensor& kept, const T
                                  double parameter, bool kept_input) {
   const Backward backward = backward_of(grad, kept, statistics, affine, std::nullopt, eps,
                                         activation, parameter, kept_input, /*sums_alone=*/true);
-  check_memory(OPENSEG_VARIANT(cpu_isa(), inplace_abn_backward_sums_cpu)(backward.call));
+  run_sums(backward.kept, backward.call);
   return backward.sums;
 }
 
@@ -177,5 +214,15 @@ STABLE_TORCH_LIBRARY_IMPL(openseg, CPU, m) {
   m.impl("inplace_abn_backward", TORCH_BOX(&inplace_abn_backward));
   m.impl("inplace_abn_backward_sums", TORCH_BOX(&inplace_abn_backward_sums));
 }
+
+#if defined(OPENSEG_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(openseg, CUDA, m) {
+  m.impl("inplace_abn", TORCH_BOX(&inplace_abn));
+  m.impl("inplace_abn_", TORCH_BOX(&inplace_abn_overwrite));
+  m.impl("inplace_abn_statistics", TORCH_BOX(&inplace_abn_statistics));
+  m.impl("inplace_abn_backward", TORCH_BOX(&inplace_abn_backward));
+  m.impl("inplace_abn_backward_sums", TORCH_BOX(&inplace_abn_backward_sums));
+}
+#endif
 
 }  // namespace openseg

@@ -50,7 +50,10 @@ class AtrousPyramid(nn.Module):
 
 
 class AtrousPyramidPooling(AtrousPyramid):
-    """ASPP of DeepLabV3: the context is the average over the image."""
+    """ASPP of DeepLabV3 (Chen et al. 2017): the context is the average over the image.
+
+    [B, C, H, W] -> [B, out, H, W].
+    """
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class AtrousPyramidPooling(AtrousPyramid):
 class AtrousBaseObjectContext(AtrousPyramid):
     """ASP-OC (Yuan, Wang: OCNet, 2018): self-attention at half of the resolution as context.
 
+    [B, C, H, W] -> [B, out, H, W].
     In the form of `ocnet` the attention is shared, its values as wide as the hidden channels, and
     a 1×1 convolution stands before the norm that ends the branch.
     """
@@ -121,7 +125,11 @@ class RegionContext(nn.Module):
 
 
 class AtrousObjectContext(AtrousPyramid):
-    """ASP-OCR: the context of object regions, without the map that it was computed from."""
+    """ASP-OCR (Yuan, Chen, Wang 2020): the context of object regions, without the map that it was
+    computed from.
+
+    features [B, C, H, W], logits [B, K, H, W] of the soft regions -> [B, out, H, W].
+    """
 
     def __init__(
         self,

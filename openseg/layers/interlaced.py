@@ -40,7 +40,9 @@ class InterlacedStage(nn.Module):
 
 
 class InterlacedSelfAttention(nn.Module):
-    """A long-range stage, a short-range one; [x, context] fused by a 1×1 convolution."""
+    """A long-range stage, a short-range one; [x, context] fused by a 1×1 convolution (ISA: Huang,
+    Yuan et al. 2019).
+    """
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from openseg.layers.conv import ConvNormAct, two_convs
 
 
 class ObjectContext(nn.Module):
-    """Pixels attend to the representations of K object regions.
+    """Pixels attend to the representations of K object regions (OCR: Yuan, Chen, Wang 2020).
 
     Regions are gathered with a softmax over the pixels of each class's logits; the context that
     pixels attend to is projected back to `in_channels`, concatenated as [context, features] and

@@ -83,7 +83,8 @@ class SummedContext(nn.ModuleList):
 
 
 class BaseObjectContext(nn.Module):
-    """[context, x], fused by a 1×1 convolution: [B, C, H, W] -> [B, out, H, W].
+    """[context, x], fused by a 1×1 convolution (OCNet: Yuan, Wang 2018): [B, C, H, W] ->
+    [B, out, H, W].
 
     `sizes` are those of squares whose maxima attend; the contexts of several are summed.
     """
@@ -120,7 +121,9 @@ class BaseObjectContext(nn.Module):
 
 
 class PyramidObjectContext(nn.Module):
-    """Pyramid-OC: [x, contexts of the map cut into blocks], fused: [B, C, H, W] -> [B, out, H, W].
+    """Pyramid-OC (Yuan, Wang: OCNet, 2018): [x, contexts of the map cut into blocks], fused.
+
+    [B, C, H, W] -> [B, out, H, W].
 
     For n of `blocks` each of n × n blocks attends to itself, with values as wide as x; x is widened
     to as many channels as all contexts have. `shared` is as in `SelfAttention`.

@@ -87,3 +87,16 @@ def regions_obstacle(regions: int) -> str | None:
     if regions <= _MOST_REGIONS:
         return None
     return f"its programs hold the scores of {_MOST_REGIONS} regions at most, got {regions}"
+
+
+def cell_pixels(size: tuple[int, int], out: tuple[int, int]) -> int:
+    """The most output pixels that lie between four neighbours of an input map."""
+    down, across = (min(o, -(-o // max(1, i - 1)) + 1) for i, o in zip(size, out, strict=True))
+    return down * across
+
+
+def upsampling_obstacle(size: tuple[int, int], out: tuple[int, int]) -> str | None:
+    """Why kernels cannot count positions of this upsampling in 32 bits."""
+    if all(i * o < 1 << 29 for i, o in zip(size, out, strict=True)):
+        return None
+    return f"upsampling from {tuple(size)} to {tuple(out)} is beyond what it counts in 32 bits"

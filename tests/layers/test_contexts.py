@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What all context blocks share, and the pyramid and ideal ones by hand."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,6 +46,7 @@ def test_blocks_keep_the_size_of_any_map(name, channels, size):
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
     assert "[B, " in type(block).__doc__ + (type(block).forward.__doc__ or "")
+    assert re.search(r"20\d\d", type(block).__doc__), "the paper"
 
 
 def randomize(module):

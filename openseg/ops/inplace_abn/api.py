@@ -81,6 +81,7 @@ def inplace_abn(
 
 def _obstacles(x: Tensor) -> dict[str, str | None]:
     return {
+        "cuda": _backend.cuda_obstacle(autograd.FORWARD, x, _KERNEL_DTYPES),
         "cpp": _backend.cpp_obstacle(autograd.FORWARD, x, _KERNEL_DTYPES),
         "reference": None,
     }

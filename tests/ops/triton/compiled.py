@@ -18,8 +18,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from openseg.ops import _triton
+from openseg.ops.confusion_matrix import triton as confusion
 from openseg.ops.object_attention import triton as attention
+from openseg.ops.self_attention import triton as pixel_attention
 from openseg.ops.spatial_gather import triton as gather
+from openseg.ops.upsample_argmax import triton as argmax
+from openseg.ops.upsample_cross_entropy import triton as entropy
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 SHARED = {80: 163, 86: 99, 90: 227}  # KiB that a program may have
@@ -60,7 +64,41 @@ def spatial_gather(dtype, last, channels=512, regions=19):
     gather.spatial_gather_backward(grad, features, logits, regions, statistics, 1.0)
 
 
-CASES = [object_attention, spatial_gather]
+def self_attention(dtype, last, channels=256, regions=256, size=(97, 97)):
+    query, key, grad = (map_(channels, size, dtype, last) for _ in range(3))
+    if regions != channels:  # channels of the value
+        grad = map_(regions, size, dtype, last)
+    for other in (key, None):
+        known = pixel_attention.self_attention(query, other, grad, 0.1)
+        pixel_attention.self_attention_backward(grad, query, other, grad, *known, 0.1)
+
+
+def upsample_argmax(dtype, last, channels=19, regions=19):
+    argmax.upsample_argmax(map_(regions, (13, 17), dtype, last), (97, 129), True, True)
+
+
+def upsample_cross_entropy(dtype, last, channels=19, regions=19):
+    logits, target = map_(regions, (13, 17), dtype, last), torch.zeros(2, 97, 129).long()
+    weight, scale = torch.ones(regions), torch.ones(())
+    _, lse, *_ = entropy.upsample_cross_entropy(
+        logits, target, weight, True, 255, 0.1, "", 0.0, 0, False
+    )
+    entropy.upsample_cross_entropy_backward(logits, target, weight, lse, scale, True, 255, 0.1)
+
+
+def confusion_matrix(dtype, last, channels=19, regions=19):
+    labels = torch.zeros(2, 97, 129, dtype=torch.uint8)
+    confusion.confusion_matrix(labels, labels, regions, 255)
+
+
+CASES = [
+    object_attention,
+    spatial_gather,
+    self_attention,
+    upsample_argmax,
+    upsample_cross_entropy,
+    confusion_matrix,
+]
 CONFIGURATIONS = [(torch.bfloat16, True, {})]
 MORE = [
     (torch.bfloat16, False, {"regions": 150}),
