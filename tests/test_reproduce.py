@@ -134,7 +134,7 @@ def test_a_row_is_trained_evaluated_recorded_and_printed(monkeypatch, capsys, tm
     run_main(monkeypatch, "--table", "tiny", "--records", records)
     *_, row, unmeasured = capsys.readouterr().out.splitlines()
     assert f"|  | {100 * record['mean_iou']:.2f} (train.iterations=1, " in row
-    assert unmeasured.startswith("| FCN, as the demo | 18 | 12.3, 45.6 |  |  |  |")
+    assert unmeasured.startswith("| FCN, as the demo | 18 | 12.3, 45.6 |  |  | ")
 
 
 def test_what_is_not_there_is_named(monkeypatch):
