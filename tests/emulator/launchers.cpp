@@ -49,7 +49,6 @@ class Scratch {
 
 LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
-LAUNCHER_WITH_RESULT(upsample_cross_entropy, UpsampleCrossEntropy, CrossEntropyForwardCuda)
 LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, CrossEntropyBackward)
 
 extern "C" const char* object_attention(const openseg::ObjectAttention* call, bool allow_tf32) {
@@ -77,4 +76,10 @@ extern "C" const char* spatial_gather_backward(const openseg::SpatialGatherBackw
     Scratch means(call->grad_out.batch * call->grad_out.pixels);
     openseg::spatial_gather_backward_cuda(*call, allow_tf32, means.data(), nullptr);
   });
+}
+
+extern "C" const char* upsample_cross_entropy(const openseg::UpsampleCrossEntropy* call,
+                                              const openseg::CrossEntropyForwardCuda* result,
+                                              const openseg::Ohem* ohem) {
+  return message_of([&] { openseg::upsample_cross_entropy_cuda(*call, ohem, *result, nullptr); });
 }
