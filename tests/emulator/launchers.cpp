@@ -52,7 +52,6 @@ class Scratch {
 
 LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
-LAUNCHER_WITH_RESULT(upsample_cross_entropy, UpsampleCrossEntropy, CrossEntropyForwardCuda)
 LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, CrossEntropyBackward)
 
 // Scratch is full of NaN until a kernel writes it.
@@ -93,4 +92,10 @@ extern "C" const char* spatial_gather_backward(const openseg::SpatialGatherBackw
     Scratch means(call->grad_out.batch * call->grad_out.pixels);
     openseg::spatial_gather_backward_cuda(*call, allow_tf32, means.data(), nullptr);
   });
+}
+
+extern "C" const char* upsample_cross_entropy(const openseg::UpsampleCrossEntropy* call,
+                                              const openseg::CrossEntropyForwardCuda* result,
+                                              const openseg::Ohem* ohem) {
+  return message_of([&] { openseg::upsample_cross_entropy_cuda(*call, ohem, *result, nullptr); });
 }

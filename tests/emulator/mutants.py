@@ -18,5 +18,6 @@ class Mutant(NamedTuple):
     mistake: str
     mode: str
     report: str  # what the output of the run has to match
-    old: str  # occurs once in the operator's .cu
+    old: str  # occurs once in the source
     new: str
+    source: str | None = None  # csrc/<op>/cuda/<source>.cu, if not that of the operator's name

@@ -17,7 +17,7 @@ from tests.emulator import build
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 CHOSEN = "100"  # it is the first to be short of registers
-PRIMITIVES_INSTRUCTIONS = (
+INSTRUCTIONS = (
     "HMMA.16816.F32.BF16",
     "HMMA.16816.F32 ",
     "HMMA.1688.F32.TF32",
@@ -66,9 +66,16 @@ def test_registers_suffice_and_float_sums_have_an_order(source: Path, architectu
     assert not re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F(?:16|32|64)\S*", assembly)
 
 
-@pytest.mark.parametrize("instruction", PRIMITIVES_INSTRUCTIONS)
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
 def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
     assert instruction in compiled(PRIMITIVES, "80")
+
+
+@pytest.mark.parametrize("operator", ["object_attention", "spatial_gather"])
+def test_products_and_copies_are_the_instructions_meant(operator: str) -> None:
+    source = build.ROOT / "csrc" / operator / "cuda" / f"{operator}.cu"
+    assembly = compiled(source, CHOSEN)
+    assert [instruction for instruction in INSTRUCTIONS if instruction not in assembly] == []
 
 
 def compiled(source: Path, architecture: str) -> str:

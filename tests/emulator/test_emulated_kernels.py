@@ -49,7 +49,7 @@ CHOSEN = {(name, mutant.mode): mutant for name, mutant in reversed(MUTANTS)}.val
 def test_mutant_is_caught(operator: str, mutant: Mutant) -> None:
     if mutant not in CHOSEN and not build.THOROUGH:
         pytest.skip(build.WHY_NOT_THOROUGH)
-    source = build.ROOT / "csrc" / operator / "cuda" / f"{operator}.cu"
+    source = build.ROOT / "csrc" / operator / "cuda" / f"{mutant.source or operator}.cu"
     if operator == "primitives":
         source = build.HERE / "primitives.cu"
     text = source.read_text()

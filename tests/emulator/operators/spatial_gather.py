@@ -219,7 +219,7 @@ MUTANTS = [
         "no mean in the gradient of logits",
         "plain",
         VALUES,
-        "(products[i][e] - mean)",
-        "(products[i][e] - 0 * mean)",
+        "+ place.channel] - mean)",
+        "+ place.channel] - 0 * mean)",
     ),
 ]
