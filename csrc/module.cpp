@@ -28,17 +28,39 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
       " -> (Tensor, Tensor)");
-  m.def("object_attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor");
+  // the map, and float64 [3, C]: the mean, variance and number of values that it was normalised
+  // with, which are `known` or those of x
+  m.def(
+      "inplace_abn(Tensor x, Tensor? known, Tensor affine, float eps, str activation,"
+      " float parameter) -> (Tensor, Tensor)");
+  m.def(
+      "inplace_abn_(Tensor(a!) x, Tensor? known, Tensor affine, float eps, str activation,"
+      " float parameter) -> Tensor");
+  m.def("inplace_abn_statistics(Tensor x) -> Tensor");
+  // the gradient of x, and float64 [2, C]: sums over pixels, which are `known` or those here
+  m.def(
+      "inplace_abn_backward(Tensor grad, Tensor kept, Tensor statistics, Tensor affine,"
+      " Tensor? known, float eps, str activation, float parameter, bool kept_input)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "inplace_abn_backward_sums(Tensor grad, Tensor kept, Tensor statistics, Tensor affine,"
+      " float eps, str activation, float parameter, bool kept_input) -> Tensor");
+  // `allow_tf32`: products of float32 on GPUs may round their factors, as torch's switch says
+  m.def(
+      "object_attention(Tensor query, Tensor key, Tensor value, float scale, bool allow_tf32=False)"
+      " -> Tensor");
   // gradients of query, key and value
   m.def(
-      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale)"
-      " -> (Tensor, Tensor, Tensor)");
+      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale,"
+      " bool allow_tf32=False) -> (Tensor, Tensor, Tensor)");
   // float32 regions, and [B, 2, K]: greatest scaled logit, 1 / Σ exp(scaled logit - greatest)
-  m.def("spatial_gather(Tensor features, Tensor logits, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "spatial_gather(Tensor features, Tensor logits, float scale, bool allow_tf32=False)"
+      " -> (Tensor, Tensor)");
   // gradients of features and logits
   m.def(
       "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
-      " Tensor statistics, float scale) -> (Tensor, Tensor)");
+      " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)");
   // the result, and float32 [2, B, N]: greatest scaled score, 1 / Σ exp(scaled score - greatest);
   // without a key it is the query
   m.def("self_attention(Tensor query, Tensor? key, Tensor value, float scale) -> (Tensor, Tensor)");

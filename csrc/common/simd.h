@@ -162,6 +162,36 @@ inline float to_float(Half value) {
   return load_float(copies)[0];
 }
 
+// `count` elements and zeros up to `capacity`: the end of a row, for loads of whole vectors.
+template <int capacity, typename T>
+inline const T* padded(const T* from, int64_t count, T* copy) {
+  if (count >= capacity) {
+    return from;
+  }
+  std::memset((void*)copy, 0, capacity * sizeof(T));
+  if (count > 0) {
+    std::memcpy((void*)copy, from, count * sizeof(T));
+  }
+  return copy;
+}
+
+template <typename T>
+inline vfloat load_some(const T* from, int64_t count) {
+  T copy[lanes];
+  return load_float(padded<lanes>(from, count, copy));
+}
+
+template <typename T>
+inline void store_some(T* to, vfloat values, int64_t count) {
+  if (count >= lanes) {
+    store_float(to, values);
+  } else if (count > 0) {
+    T copy[lanes];
+    store_float(copy, values);
+    std::memcpy((void*)to, copy, count * sizeof(T));
+  }
+}
+
 // row[start + offset] in each lane, 0 <= offset < lanes.
 inline vfloat permute(const float* start, vint offset) {
 #if defined(__AVX512F__)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Arrays for kernels: bfloat16 in NumPy, memory formats, outputs full of NaN, exact upsampling."""
 
+from typing import Any
+
 import numpy as np
 
 FLOATING = ("float32", "bfloat16", "float16")
@@ -47,6 +49,27 @@ def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:
     """The fields stride_batch, stride_class … of a map [B, K, H, W], in elements."""
     names = ("batch", "class", "row", "column")
     return {f"{prefix}_{n}": s // array.itemsize for n, s in zip(names, array.strides, strict=True)}
+
+
+def map_of(array: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The fields of a struct Map for an array [B, C, H, W] or [B, C, N]."""
+    batch, channels, *size = array.shape
+    steps = [step // array.itemsize for step in array.strides]
+    return {
+        "data": array,
+        "dtype": dtype,
+        "batch": batch,
+        "channels": channels,
+        "pixels": int(np.prod(size)),
+        "stride_batch": steps[0],
+        "stride_channel": steps[1],
+        "stride_pixel": steps[-1],
+    }
+
+
+def as_map(values: np.ndarray, dtype: str, channels_last: bool) -> np.ndarray:
+    """An array [B, C, N] in a layout of its own, exactly as long as it has to be."""
+    return laid_out(encode(values, dtype)[:, :, None], channels_last)[:, :, 0]
 
 
 def upsampling(size: int, out: int, align_corners: bool) -> np.ndarray:

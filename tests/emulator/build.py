@@ -38,7 +38,9 @@ MODES = {
 # What costs a minute and seldom tells anything new.
 THOROUGH = os.environ.get("OPENSEG_THOROUGH_TESTS") == "1"
 WHY_NOT_THOROUGH = "one of many like it: OPENSEG_THOROUGH_TESTS=1 runs them all"
-RUNTIME = [HERE / "emulator.cpp", HERE / "launchers.cpp", HERE / "primitives.cu"]
+RUNTIME = [
+    HERE / name for name in ("emulator.cpp", "tensor_cores.cpp", "launchers.cpp", "primitives.cu")
+]
 
 
 def kernel_sources() -> list[Path]:

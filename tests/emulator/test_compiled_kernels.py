@@ -20,6 +20,7 @@ CHOSEN = "100"  # it is the first to be short of registers
 PRIMITIVES_INSTRUCTIONS = (
     "HMMA.16816.F32.BF16",
     "HMMA.16816.F32 ",
+    "HMMA.1688.F32.TF32",
     "LDSM.16.M88.4",
     "LDSM.16.MT88.4",
     "LDGSTS.E.BYPASS.128",

@@ -36,7 +36,8 @@ def check_budget(mine, plain, exact, slack=None):
         if known.numel():
             unit = torch.finfo(ours.dtype).eps * known.abs().max()
             allowed = 2 * (theirs.double() - known).abs().max() + unit + more
-            assert (ours.double() - known).abs().max() <= allowed
+            error = (ours.double() - known).abs().max()
+            assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
 
 
 def at_each_thread_count(function):

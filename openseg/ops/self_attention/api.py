@@ -9,7 +9,8 @@ from torch import Tensor
 from openseg.ops import _backend
 from openseg.ops.self_attention import autograd, reference
 
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_TRITON_CHANNELS = 512
 
 
 def self_attention(
@@ -29,7 +30,7 @@ def self_attention(
         query, key: [B, D, H, W].
         value: [B, Dv, H, W].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -42,12 +43,12 @@ def self_attention(
     if scale is None:
         scale = query.shape[1] ** -0.5
     query, key, value = cast_attention_maps(query, key, value)
-    obstacle = attention_obstacle(autograd.FORWARD, query, key, value)
-    chosen = _backend.choose("self_attention", backend, {"cpp": obstacle, "reference": None})
-    if chosen == "cpp":
-        other = None if key is query else key
-        return autograd.SelfAttention.apply(query, other, value, scale)
-    return reference.self_attention(query, key, value, scale)
+    obstacles = attention_obstacles(autograd.FORWARD, query, key, value)
+    chosen = _backend.choose("self_attention", backend, obstacles)
+    if chosen == "reference":
+        return reference.self_attention(query, key, value, scale)
+    other = None if key is query else key
+    return autograd.SelfAttention.apply(query, other, value, scale, chosen)
 
 
 def cast_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
@@ -57,11 +58,23 @@ def cast_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     return cast, other, value.to(_backend.autocast_dtype(value))
 
 
-def attention_obstacle(kernel: Any, query: Tensor, key: Tensor, value: Tensor) -> str | None:
-    """Why the CPU kernel cannot take these maps."""
-    if query.dtype == key.dtype == value.dtype:
-        return _backend.cpp_obstacle(kernel, query, KERNEL_DTYPES)
-    return f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+def attention_obstacles(
+    kernel: Any, query: Tensor, key: Tensor, value: Tensor
+) -> dict[str, str | None]:
+    """What stands in the way of each backend of the attention between pixels."""
+    mixed = wide = None
+    if not query.dtype == key.dtype == value.dtype:
+        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    if max(query.shape[1], value.shape[1]) > _MOST_TRITON_CHANNELS:
+        wide = (
+            f"its programs hold {_MOST_TRITON_CHANNELS} channels at most, "
+            f"got {query.shape[1]} and {value.shape[1]}"
+        )
+    return {
+        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or wide,
+        "cpp": _backend.cpp_obstacle(kernel, query, _KERNEL_DTYPES) or mixed,
+        "reference": None,
+    }
 
 
 def check_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> None:

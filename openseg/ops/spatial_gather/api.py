@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`spatial_gather`: one feature vector for each soft region of a map."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def spatial_gather(
         features: [B, C, H, W].
         logits: [B, K, H, W], one map a region, at the size of the features.
         scale: factor on the logits.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, K, C] in the dtype of the features. Under autocast the features are cast to its dtype;
@@ -44,9 +46,21 @@ def spatial_gather(
     if features.shape[2] * features.shape[3] == 0:
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
     features = features.to(_backend.autocast_dtype(features))
-    obstacle = _backend.cpp_obstacle(autograd.FORWARD, features, _KERNEL_DTYPES)
-    obstacle = obstacle or _backend.cpp_obstacle(autograd.FORWARD, logits, _KERNEL_DTYPES)
-    chosen = _backend.choose("spatial_gather", backend, {"cpp": obstacle, "reference": None})
-    if chosen == "cpp":
-        return autograd.SpatialGather.apply(features, logits, scale)
-    return reference.spatial_gather(features, logits, scale)
+    chosen = _backend.choose("spatial_gather", backend, _obstacles(features, logits))
+    if chosen == "reference":
+        return reference.spatial_gather(features, logits, scale)
+    return autograd.SpatialGather.apply(features, logits, scale, chosen)
+
+
+def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
+    def first(obstacle: Callable, *kernel: object) -> str | None:
+        found = (obstacle(*kernel, t, _KERNEL_DTYPES) for t in (features, logits))
+        return next(filter(None, found), None)
+
+    many = _backend.regions_obstacle(logits.shape[1])
+    return {
+        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD) or many,
+        "triton": first(_backend.triton_obstacle) or many,
+        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD),
+        "reference": None,
+    }
