@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 // The launchers under C names, for ctypes. An exception becomes its text; null is success.
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "confusion_matrix/cuda/confusion_matrix.h"
+#include "inplace_abn/cuda/inplace_abn.h"
 #include "object_attention/cuda/object_attention.h"
 #include "spatial_gather/cuda/spatial_gather.h"
 #include "upsample_argmax/cuda/upsample_argmax.h"
@@ -50,6 +53,19 @@ class Scratch {
 LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
 LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, CrossEntropyBackward)
+
+// Scratch is full of NaN until a kernel writes it.
+#define LAUNCHER_WITH_PARTIALS(name, Call, map)                                             \
+  extern "C" const char* name(const openseg::Call* call) {                                  \
+    return message_of([&] {                                                                 \
+      std::vector<float> partials(openseg::inplace_abn_partials(call->map), std::nanf("")); \
+      openseg::name##_cuda(*call, partials.data(), nullptr);                                \
+    });                                                                                     \
+  }
+
+LAUNCHER_WITH_PARTIALS(inplace_abn, InPlaceAbn, x)
+LAUNCHER_WITH_PARTIALS(inplace_abn_backward, InPlaceAbnBackward, kept)
+LAUNCHER_WITH_PARTIALS(inplace_abn_backward_sums, InPlaceAbnBackward, kept)
 
 extern "C" const char* object_attention(const openseg::ObjectAttention* call, bool allow_tf32) {
   return message_of([&] { openseg::object_attention_cuda(*call, allow_tf32, nullptr); });

@@ -7,7 +7,6 @@ from torch import Tensor
 from openseg.ops import _backend
 from openseg.ops.object_attention import autograd, reference
 
-_MOST_REGIONS_ON_GPU = 256
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -29,7 +28,7 @@ def object_attention(
         key: [B, K, D].
         value: [B, K, Dv].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto", "cuda", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -59,21 +58,19 @@ def object_attention(
         scale = query.shape[1] ** -0.5
     query, key, value = (t.to(_backend.autocast_dtype(t)) for t in (query, key, value))
     chosen = _backend.choose("object_attention", backend, _obstacles(query, key, value))
-    if chosen != "reference":
-        return autograd.ObjectAttention.apply(query, key, value, scale)
-    return reference.object_attention(query, key, value, scale)
+    if chosen == "reference":
+        return reference.object_attention(query, key, value, scale)
+    return autograd.ObjectAttention.apply(query, key, value, scale, chosen)
 
 
 def _obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
     mixed = None
     if not query.dtype == key.dtype == value.dtype:
         mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-    regions = key.shape[1]
-    many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, key has {regions}"
+    many = _backend.regions_obstacle(key.shape[1])
     return {
-        "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES)
-        or mixed
-        or (many if regions > _MOST_REGIONS_ON_GPU else None),
+        "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed or many,
+        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or many,
         "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed,
         "reference": None,
     }

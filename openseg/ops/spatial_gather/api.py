@@ -9,7 +9,6 @@ from torch import Tensor
 from openseg.ops import _backend
 from openseg.ops.spatial_gather import autograd, reference
 
-_MOST_REGIONS_ON_GPU = 256
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -25,7 +24,7 @@ def spatial_gather(
         features: [B, C, H, W].
         logits: [B, K, H, W], one map a region, at the size of the features.
         scale: factor on the logits.
-        backend: "auto", "cuda", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, K, C] in the dtype of the features. Under autocast the features are cast to its dtype;
@@ -48,20 +47,20 @@ def spatial_gather(
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
     features = features.to(_backend.autocast_dtype(features))
     chosen = _backend.choose("spatial_gather", backend, _obstacles(features, logits))
-    if chosen != "reference":
-        return autograd.SpatialGather.apply(features, logits, scale)
-    return reference.spatial_gather(features, logits, scale)
+    if chosen == "reference":
+        return reference.spatial_gather(features, logits, scale)
+    return autograd.SpatialGather.apply(features, logits, scale, chosen)
 
 
 def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
-    def first(obstacle: Callable) -> str | None:
-        found = (obstacle(autograd.FORWARD, t, _KERNEL_DTYPES) for t in (features, logits))
+    def first(obstacle: Callable, *kernel: object) -> str | None:
+        found = (obstacle(*kernel, t, _KERNEL_DTYPES) for t in (features, logits))
         return next(filter(None, found), None)
 
-    regions = logits.shape[1]
-    many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, logits have {regions}"
+    many = _backend.regions_obstacle(logits.shape[1])
     return {
-        "cuda": first(_backend.cuda_obstacle) or (many if regions > _MOST_REGIONS_ON_GPU else None),
-        "cpp": first(_backend.cpp_obstacle),
+        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD) or many,
+        "triton": first(_backend.triton_obstacle) or many,
+        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD),
         "reference": None,
     }
