@@ -267,9 +267,9 @@ MUTANTS = [
         "take<float>(warp_size)",
     ),
     Mutant(
-        "bins overwritten while they are read",
-        "race",
-        RACE_WRITE,
+        "a limit that not all threads know of",
+        "plain",
+        "no thread can go on",
         "    sync_block();  // the bins have been read\n",
         "",
         "ohem",
