@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Arrays for kernels: bfloat16 in NumPy, memory formats, outputs full of NaN, exact upsampling."""
 
+from typing import Any
+
 import numpy as np
 
 FLOATING = ("float32", "bfloat16", "float16")
@@ -47,6 +49,22 @@ def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:
     """The fields stride_batch, stride_class … of a map [B, K, H, W], in elements."""
     names = ("batch", "class", "row", "column")
     return {f"{prefix}_{n}": s // array.itemsize for n, s in zip(names, array.strides, strict=True)}
+
+
+def map_of(array: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The fields of a struct Map for an array [B, C, H, W]."""
+    batch, channels, height, width = array.shape
+    in_batch, in_channel, _, in_pixel = (stride // array.itemsize for stride in array.strides)
+    return {
+        "data": array,
+        "dtype": dtype,
+        "batch": batch,
+        "channels": channels,
+        "pixels": height * width,
+        "stride_batch": in_batch,
+        "stride_channel": in_channel,
+        "stride_pixel": in_pixel,
+    }
 
 
 def upsampling(size: int, out: int, align_corners: bool) -> np.ndarray:

@@ -39,15 +39,24 @@ def dtypes() -> dict[str, int]:
 
 @cache
 def call_struct(operator: str, name: str) -> type[ctypes.Structure]:
-    """The struct `name` of csrc/<operator>/<operator>.h or its namesake in cuda/."""
-    headers = (CSRC / operator / f"{operator}.h", CSRC / operator / "cuda" / f"{operator}.h")
-    header = re.sub(r"//.*", "", "".join(path.read_text() for path in headers))
-    body = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.S)[1]
+    """The struct `name` of csrc/<operator>/<operator>.h, its namesake in cuda/, or csrc/common."""
+    headers = (
+        CSRC / operator / f"{operator}.h",
+        CSRC / operator / "cuda" / f"{operator}.h",
+        CSRC / "common/map.h",
+        CSRC / "common/attention.h",
+    )
+    text = "".join(path.read_text() for path in headers if path.exists())
+    body = re.search(rf"struct {name} \{{(.*?)\n\}};", re.sub(r"//.*", "", text), re.S)[1]
+    body = re.sub(r".*\(.*", "", body)  # member functions
     fields = []
     for declaration in filter(None, map(str.strip, body.split(";"))):
         is_pointer = "*" in declaration
         type_name, names = re.fullmatch(r"(?:const )?(\w+)\*? (.*)", declaration, re.S).groups()
-        kind = ctypes.c_void_p if is_pointer else _SCALARS[type_name]
+        if is_pointer:
+            kind = ctypes.c_void_p
+        else:
+            kind = _SCALARS.get(type_name) or call_struct(operator, type_name)
         fields += [(field.strip(), kind) for field in names.split(",")]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
@@ -63,10 +72,10 @@ class Kernels:
             ctypes.c_int64(SHARED_LIMITS[architecture]),
         )
 
-    def call(self, launcher: str, operator: str, **structs: dict[str, Any]) -> None:
-        """Calls `launcher` with these structs: arrays are passed as pointers, dtypes by name."""
-        filled = [_filled(operator, name, fields) for name, fields in structs.items()]
-        self.call_plainly(launcher, *map(ctypes.byref, filled))
+    def call(self, launcher: str, operator: str, *others: Any, **structs: dict[str, Any]) -> None:
+        """Calls `launcher` with these structs, then others: arrays as pointers, dtypes by name."""
+        filled = [_filled(call_struct(operator, name), fields) for name, fields in structs.items()]
+        self.call_plainly(launcher, *map(ctypes.byref, filled), *others)
 
     def call_plainly(self, launcher: str, *arguments: Any) -> None:
         """The same for a launcher whose arguments are those of a C function."""
@@ -93,16 +102,17 @@ class Kernels:
         return re.sub(r"0x[0-9a-f]+", located, message)
 
 
-def _filled(operator: str, name: str, fields: dict[str, Any]) -> ctypes.Structure:
-    kind = call_struct(operator, name)
+def _filled(kind: type[ctypes.Structure], fields: dict[str, Any]) -> ctypes.Structure:
     missing = {field for field, _ in kind._fields_} ^ fields.keys()
-    assert not missing, f"{name} and the call differ in {missing}"
-    return kind(**{field: _plain(value) for field, value in fields.items()})
+    assert not missing, f"{kind.__name__} and the call differ in {missing}"
+    return kind(**{field: _plain(part, fields[field]) for field, part in kind._fields_})
 
 
-def _plain(value: Any) -> Any:
+def _plain(kind: type, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.ctypes.data
     if isinstance(value, str):
         return dtypes()[value]
+    if isinstance(value, dict):
+        return _filled(kind, value)
     return value

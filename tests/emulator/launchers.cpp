@@ -3,6 +3,7 @@
 #include <exception>
 #include <string>
 
+#include "common/cuda/attention.h"
 #include "confusion_matrix/cuda/confusion_matrix.h"
 #include "upsample_argmax/cuda/upsample_argmax.h"
 #include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
@@ -32,3 +33,7 @@ LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
 LAUNCHER_WITH_RESULT(upsample_cross_entropy, UpsampleCrossEntropy, CrossEntropyForwardCuda)
 LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, CrossEntropyBackward)
+
+extern "C" const char* attention(const openseg::Attention* call, bool allow_tf32) {
+  return message_of([&] { openseg::attention_cuda(*call, allow_tf32, nullptr); });
+}

@@ -18,5 +18,6 @@ class Mutant(NamedTuple):
     mistake: str
     mode: str
     report: str  # what the output of the run has to match
-    old: str  # occurs once in the operator's .cu
+    old: str  # occurs once in the source
     new: str
+    source: str | None = None  # in csrc, where it is not <operator>/cuda/<operator>.cu

@@ -51,7 +51,7 @@ MUTANTS = [
         "columns that are not there",
         "asan",
         ASAN,
-        "column < product.valid",
+        "column < valid",
         "true",
     ),
     Mutant(
