@@ -25,12 +25,13 @@ struct Attention {
   bool shared;
   float scale;
   PixelSets sets;
-  Map out;     // [batch, Dv, pixels]
-  float* lse;  // [batch, sets, pixels of a set]: log Σ exp(scaled score)
+  Map out;  // [batch, Dv, pixels]
+  // [2, batch, sets, pixels of a set]: the greatest scaled score, 1 / Σ exp(score - greatest)
+  float* statistics;
 };
 
 struct AttentionBackward {
-  Attention forward;  // its `out` and `lse` are inputs
+  Attention forward;  // its `out` and `statistics` are inputs
   Map grad_out;       // [batch, Dv, pixels]
   Map grad_query;     // [batch, D, pixels]; `shared`: of query and key together
   Map grad_key;       // [batch, D, pixels]; `shared`: not there

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Calls and cases that `self_attention` and `interlaced_attention` have in common."""
 
-from dataclasses import dataclass
+import ctypes
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,24 +16,11 @@ _FACTOR = {"float32": 2.0**-22, "tf32": 2.0**-10, "bfloat16": 2.0**-8, "float16"
 
 @dataclass
 class Sets:
-    """Which pixels of a map of this size attend to each other: PixelSets, and as indices."""
+    """Which pixels of a map of this size attend to each other."""
 
     size: tuple[int, int]
-    fields: dict[str, int]
-
-    def pixels(self) -> np.ndarray:
-        """[sets, pixels of a set]: where they lie in the map."""
-        f = self.fields
-        down, across, line, column = np.indices(
-            (f["down"], f["across"], f["lines"], f["columns"])
-        ).reshape(4, -1)
-        positions = (
-            down * f["stride_down"]
-            + across * f["stride_across"]
-            + line * f["stride_line"]
-            + column * f["stride_column"]
-        )
-        return positions.reshape(f["down"] * f["across"], -1)
+    fields: dict[str, int]  # of PixelSets
+    pixels: np.ndarray = field(repr=False)  # [sets, pixels of a set]: where they lie in the map
 
 
 @dataclass
@@ -64,8 +52,9 @@ class AttentionCall:
             self.key = self._map(random.normal(size=self._shape(case.channels)) * case.spread)
         self.value = self._map(random.normal(size=self._shape(case.value_channels)))
         self.out = self._nan(case.value_channels)
-        self.pixels = case.sets.pixels()
-        self.lse = np.full((case.batch, *self.pixels.shape), np.nan, np.float32)
+        self.pixels = case.sets.pixels
+        # The greatest scaled score, and 1 / Σ exp(score - greatest).
+        self.statistics = np.full((2, case.batch, *self.pixels.shape), np.nan, np.float32)
         self._softmax()
 
     def _shape(self, channels: int) -> tuple[int, ...]:
@@ -94,9 +83,8 @@ class AttentionCall:
         self.weights = weights / total
         self.exact_lse = (np.log(total) + most)[..., 0]
         magnitude = abs(self.case.scale) * (abs(q) @ abs(k).swapaxes(2, 3)).max(initial=0)
-        # Of a score, and of log-sum-exp, a float32: their difference is the exponent of a weight.
-        self.lse_slack = _PRODUCT[self.case.kind] * magnitude + 2e-6
-        self.weight_slack = 2 * self.lse_slack + _FACTOR[self.case.kind]
+        self.score_slack = _PRODUCT[self.case.kind] * magnitude + 1e-6
+        self.weight_slack = 2 * self.score_slack + _FACTOR[self.case.kind]
 
     def fields(self) -> dict[str, object]:
         dtype = self.case.dtype
@@ -108,7 +96,7 @@ class AttentionCall:
             "scale": self.case.scale,
             "sets": self.case.sets.fields,
             "out": arrays.map_of(self.out, dtype),
-            "lse": self.lse,
+            "statistics": self.statistics,
         }
 
     def forward(self, kernels: Kernels) -> None:
@@ -119,13 +107,64 @@ class AttentionCall:
         exact = self.weights @ v
         slack = self.weight_slack * (self.weights @ abs(v))
         self._compare("out", self.out, exact, slack)
-        error = abs(self.lse - self.exact_lse)
-        assert (error <= self.lse_slack).all(), f"{self.case}: lse is off by {error.max()}"
+        most, inverse = self.statistics.astype(np.float64)
+        error = abs(most - np.log(inverse) - self.exact_lse)
+        assert (error <= 2 * self.score_slack).all(), f"{self.case}: lse is off by {error.max()}"
+
+    def backward(self, kernels: Kernels) -> None:
+        case = self.case
+        random = np.random.default_rng(1)
+        self.grad = self._map(random.normal(size=self._shape(case.value_channels)))
+        self.grad_query = self._nan(case.channels)
+        self.grad_key = self._nan(case.channels)
+        self.grad_value = self._nan(case.value_channels)
+        delta = np.full(self.statistics.shape[1:], np.nan, np.float32)
+        fields = {
+            "forward": self.fields(),
+            "grad_out": arrays.map_of(self.grad, case.dtype),
+            "grad_query": arrays.map_of(self.grad_query, case.dtype),
+            "grad_key": arrays.map_of(self.grad_key, case.dtype),
+            "grad_value": arrays.map_of(self.grad_value, case.dtype),
+        }
+        pointer = ctypes.c_void_p(delta.ctypes.data)
+        tf32 = case.kind == "tf32"
+        kernels.call("attention_backward", "common", pointer, tf32, AttentionBackward=fields)
+
+    def check_backward(self) -> None:
+        q, k, v = (self.sets_of(array) for array in (self.query, self.key, self.value))
+        grad, out = self.sets_of(self.grad), self.sets_of(self.out)
+        weights, weights_t = self.weights, self.weights.swapaxes(2, 3)
+        grad_weights = grad @ v.swapaxes(2, 3)
+        delta = (grad * (weights @ v)).sum(3, keepdims=True)
+        grad_scores = weights * (grad_weights - delta)
+        # Products of gradients and values, and their mean, which is made from the rounded result.
+        product_slack = _PRODUCT[self.case.kind] * (abs(grad) @ abs(v).swapaxes(2, 3))
+        out_slack = (self.weight_slack + _FACTOR[self.case.kind]) * (weights @ abs(v)) + 1e-6 * abs(
+            out
+        )
+        delta_slack = (abs(grad) * out_slack).sum(3, keepdims=True)
+        score_slack = self.weight_slack * abs(grad_scores) + weights * (product_slack + delta_slack)
+
+        scale = self.case.scale
+        grad_query, slack_query = grad_scores @ k, score_slack @ abs(k)
+        grad_key = grad_scores.swapaxes(2, 3) @ q
+        slack_key = score_slack.swapaxes(2, 3) @ abs(q)
+        if self.case.shared:
+            assert np.isnan(arrays.decode(self.grad_key, self.case.dtype)).all()
+            grad_query, slack_query = grad_query + grad_key, slack_query + slack_key
+        else:
+            self._compare("grad_key", self.grad_key, scale * grad_key, abs(scale) * slack_key)
+        self._compare("grad_query", self.grad_query, scale * grad_query, abs(scale) * slack_query)
+        slack = self.weight_slack * (weights_t @ abs(grad))
+        self._compare("grad_value", self.grad_value, weights_t @ grad, slack)
 
     def _compare(self, name: str, stored: np.ndarray, exact: np.ndarray, slack: np.ndarray) -> None:
         error = abs(self.sets_of(stored) - exact)
-        slack = slack + arrays.rounding(exact, self.case.dtype)
-        assert (error <= slack).all(), f"{self.case}: {name} is off by {error.max()}"
+        smallest = 1e-35  # weights below are 0
+        slack = slack + arrays.rounding(exact, self.case.dtype) + smallest
+        assert (error <= slack).all(), (
+            f"{self.case}: {name} is off by {error.max()}, {(error / slack).max()} times the slack"
+        )
 
 
 def check(kernels: Kernels, cases: list[Case]) -> None:
@@ -133,3 +172,5 @@ def check(kernels: Kernels, cases: list[Case]) -> None:
         call = AttentionCall(case)
         call.forward(kernels)
         call.check_forward()
+        call.backward(kernels)
+        call.check_backward()

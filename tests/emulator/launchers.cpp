@@ -37,3 +37,8 @@ LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, Cros
 extern "C" const char* attention(const openseg::Attention* call, bool allow_tf32) {
   return message_of([&] { openseg::attention_cuda(*call, allow_tf32, nullptr); });
 }
+
+extern "C" const char* attention_backward(const openseg::AttentionBackward* call, float* delta,
+                                          bool allow_tf32) {
+  return message_of([&] { openseg::attention_backward_cuda(*call, delta, allow_tf32, nullptr); });
+}

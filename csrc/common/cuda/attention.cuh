@@ -107,6 +107,18 @@ struct WarpShare {
     }
   }
 
+  __device__ void store_scores(typename Shape::Number* to,
+                               const float (&scores)[Shape::score_tiles][4]) const {
+#pragma unroll
+    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; e += 2) {
+        store_pair(&to[row(e) * Shape::weights_stride + score_column(tile)], scores[tile][e],
+                   scores[tile][e + 1]);
+      }
+    }
+  }
+
   // out += weights values, over the pixels of one piece.
   __device__ void add_values(float (&out)[Shape::out_tiles][4],
                              const typename Shape::Number* weights,
@@ -262,7 +274,7 @@ class Stream {
   }
 
   const Program& program_;
-  const Place& place_;
+  const Place place_;
   const T* kept_;
   T* ring_;
   int stage_ = 0;                         // of the next piece
@@ -319,17 +331,37 @@ inline Phase over_pixels(const Map& streamed) {
   return {source_of(streamed), {}, false, (int)(tile_pixels / depth)};
 }
 
-inline Program make_program(const PixelSets& sets, int own_rows) {
-  const int64_t pixels = sets.lines * sets.columns;
-  return {.phases = {},
-          .sets = sets,
-          .tiles = (int)ceil_div(pixels, tile_pixels),
-          .row_blocks = (int)ceil_div(pixels, own_rows),
-          .keeps_own = false};
+inline Program make_program(const PixelSets& sets) {
+  Program program{};
+  program.sets = sets;
+  program.tiles = (int)ceil_div(sets.lines * sets.columns, tile_pixels);
+  return program;
 }
 
-inline int64_t blocks_of(const Program& program, int64_t batch) {
-  return program.row_blocks * program.sets.down * program.sets.across * batch;
+// Own pixels are kept where there is room. Returns the shared memory of a block.
+template <typename Memory>
+int64_t plan_memory(Program& program) {
+  for (const bool keeps_own : {true, false}) {
+    program.keeps_own = keeps_own;
+    SharedMemory shared(nullptr);
+    Memory(shared, program);
+    if (!keeps_own || shared.bytes() <= shared_memory_limit()) {
+      return shared.bytes();
+    }
+  }
+  return 0;
+}
+
+// Returns the number of blocks, of `rows` pixels each.
+inline int64_t plan_blocks(Program& program, int rows, int64_t batch) {
+  const PixelSets& sets = program.sets;
+  program.row_blocks = (int)ceil_div(sets.lines * sets.columns, rows);
+  return program.row_blocks * sets.down * sets.across * batch;
+}
+
+// Elements of each of the two statistics.
+inline int64_t statistics_count(const Attention& call) {
+  return call.query.batch * call.query.pixels;
 }
 
 inline void check_attention(const Attention& call) {

@@ -13,7 +13,8 @@ constexpr int own_rows = 64;
 struct ForwardCall {
   Program program;  // scores, then values
   Map out;
-  float* lse;
+  float* most;  // the statistics of Attention
+  float* inverse;
   float scale;
 };
 
@@ -92,7 +93,7 @@ class Softmax {
   }
 
   __device__ float sum(int half) const { return sum_[half]; }
-  __device__ float log_sum_exp(int half) const { return best_[half] + log_fast(sum_[half]); }
+  __device__ float most(int half) const { return best_[half]; }
 
  private:
   __device__ void publish(float value, int half, const Share& share, float* by_row) const {
@@ -120,6 +121,7 @@ __global__ void __launch_bounds__(attention_threads)
   float out[Tiles::out_tiles][4] = {};
   for (int tile = 0; tile < program.tiles; ++tile) {
     float scores[Tiles::score_tiles][4] = {};
+#pragma unroll 1
     for (int piece = 0; piece < program.phases[0].pieces; ++piece) {
       const T* const keys = stream.next();
       share.add_scores(scores, stream.own(keys, piece), keys);
@@ -134,13 +136,8 @@ __global__ void __launch_bounds__(attention_threads)
         out[i][e] *= worth[e / 2];
       }
     }
-#pragma unroll
-    for (int i = 0; i < Tiles::score_tiles; ++i) {
-      for (int e = 0; e < 4; e += 2) {
-        store_pair(&memory.weights[share.row(e) * Tiles::weights_stride + share.score_column(i)],
-                   scores[i][e], scores[i][e + 1]);
-      }
-    }
+    share.store_scores(memory.weights, scores);
+#pragma unroll 1
     for (int piece = 0; piece < program.phases[1].pieces; ++piece) {
       const T* const values = stream.next();
       share.add_values(out, memory.weights + piece * step_depth<T>, values);
@@ -148,28 +145,22 @@ __global__ void __launch_bounds__(attention_threads)
   }
 
   softmax.finish(share, memory.by_row);
-  write_own(call.out, place, share, out, 1.0f / softmax.sum(0), 1.0f / softmax.sum(1));
+  const float inverse[2] = {1.0f / softmax.sum(0), 1.0f / softmax.sum(1)};
+  write_own(call.out, place, share, out, inverse[0], inverse[1]);
   for (int half = 0; half < 2; ++half) {
     const int n = place.first + share.row(2 * half);
     if (share.column_warp == 0 && lane_index() % 4 == 0 && n < place.length) {
-      call.lse[place.set * place.length + n] = softmax.log_sum_exp(half);
+      call.most[place.set * place.length + n] = softmax.most(half);
+      call.inverse[place.set * place.length + n] = inverse[half];
     }
   }
 }
 
 template <typename T, int width>
 void launch_forward(ForwardCall call, void* stream) {
-  using Tiles = Shape<T, own_rows, width>;
-  const auto bytes = [&call](bool keeps_own) {
-    call.program.keeps_own = keeps_own;
-    SharedMemory shared(nullptr);
-    Memory<Tiles>(shared, call.program);
-    return shared.bytes();
-  };
-  const bool keeps_own = bytes(true) <= shared_memory_limit();
-  const int64_t shared_bytes = bytes(keeps_own);
-  launch(attention_forward_kernel<T, width>, blocks_of(call.program, call.out.batch),
-         attention_threads, shared_bytes, stream, call);
+  const int64_t shared_bytes = plan_memory<Memory<Shape<T, own_rows, width>>>(call.program);
+  const int64_t blocks = plan_blocks(call.program, own_rows, call.out.batch);
+  launch(attention_forward_kernel<T, width>, blocks, attention_threads, shared_bytes, stream, call);
 }
 
 template <typename T>
@@ -185,8 +176,13 @@ void launch_forward(const ForwardCall& call, void* stream) {
 
 void attention_cuda(const Attention& attention, bool allow_tf32, void* stream) {
   check_attention(attention);
-  ForwardCall call{make_program(attention.sets, own_rows), attention.out, attention.lse,
-                   attention.scale};
+  ForwardCall call{
+      .program = make_program(attention.sets),
+      .out = attention.out,
+      .most = attention.statistics,
+      .inverse = attention.statistics + statistics_count(attention),
+      .scale = attention.scale,
+  };
   call.program.phases[0] = over_channels(attention.query, attention.key);
   call.program.phases[1] = over_pixels(attention.value);
   if (allow_tf32 && attention.query.dtype == DType::float32) {

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Cases and mutants of `self_attention`."""
 
+import numpy as np
+
 from tests.emulator import attention
 from tests.emulator.attention import Case, Sets
 from tests.emulator.kernels import Kernels
+from tests.emulator.mutants import ASAN, RACE_READ, VALUES, Mutant
 
 
 def whole_image(height: int, width: int) -> Sets:
@@ -17,7 +20,7 @@ def whole_image(height: int, width: int) -> Sets:
         "stride_line": 0,
         "stride_column": 1,
     }
-    return Sets((height, width), fields)
+    return Sets((height, width), fields, np.arange(height * width)[None])
 
 
 CASES = [
@@ -38,4 +41,79 @@ def check(kernels: Kernels) -> None:
     attention.check(kernels, CASES)
 
 
-MUTANTS = []
+FORWARD = "common/cuda/attention_forward.cu"
+BACKWARD = "common/cuda/attention_backward.cu"
+MUTANTS = [
+    Mutant(
+        "earlier sums not rescaled",
+        "plain",
+        VALUES,
+        "        out[i][e] *= worth[e / 2];\n",
+        "",
+        FORWARD,
+    ),
+    Mutant(
+        "pixels beyond the last in the softmax",
+        "plain",
+        VALUES,
+        "counts ? scores[tile][e] * scale : -infinity()",
+        "scores[tile][e] * scale",
+        FORWARD,
+    ),
+    Mutant(
+        "maxima of other warps not waited for",
+        "race",
+        RACE_READ,
+        "    sync_block();\n    for (int half = 0; half < 2; ++half) {\n      for",
+        "    for (int half = 0; half < 2; ++half) {\n      for",
+        FORWARD,
+    ),
+    Mutant(
+        "statistics beyond the last pixel",
+        "asan",
+        ASAN,
+        "lane_index() % 4 == 0 && n < place.length",
+        "lane_index() % 4 == 0",
+        FORWARD,
+    ),
+    Mutant(
+        "rows of a lane's registers exchanged",
+        "plain",
+        VALUES,
+        "inverse[0], inverse[1]);",
+        "inverse[1], inverse[0]);",
+        FORWARD,
+    ),
+    Mutant(
+        "weights as keys of pixels beyond the last",
+        "plain",
+        VALUES,
+        "return {infinity(), 0, 0};",
+        "return {0, 1, 0};",
+        BACKWARD,
+    ),
+    Mutant(
+        "weights as queries of pixels beyond the last",
+        "plain",
+        VALUES,
+        "counts ? weight * (products[tile][e] - own.delta) : 0",
+        "weight * (products[tile][e] - own.delta)",
+        BACKWARD,
+    ),
+    Mutant(
+        "mean gradient of the wrong pixel",
+        "plain",
+        VALUES,
+        "(products[tile][e] - other.delta)",
+        "(products[tile][e] - own_[e / 2].delta)",
+        BACKWARD,
+    ),
+    Mutant(
+        "too little shared memory",
+        "plain",
+        "more shared memory is taken",
+        "return program.keeps_own ? pieces + phases[key_phase].pieces : 0;",
+        "return program.keeps_own ? pieces : 0;",
+        BACKWARD,
+    ),
+]
