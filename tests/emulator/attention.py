@@ -32,7 +32,8 @@ class Case:
     kind: str = "bfloat16"  # a dtype, or "tf32"
     channels_last: bool = True
     shared: bool = False
-    spread: float = 1.0  # of query and key
+    mean: float = 0.0  # of query and key
+    spread: float = 1.0
     scale: float = 0.25
 
     @property
@@ -46,10 +47,11 @@ class AttentionCall:
     def __init__(self, case: Case):
         self.case = case
         random = np.random.default_rng(0)
-        self.query = self._map(random.normal(size=self._shape(case.channels)) * case.spread)
+        shape = self._shape(case.channels)
+        self.query = self._map(random.normal(case.mean, case.spread, shape))
         self.key = self.query
         if not case.shared:
-            self.key = self._map(random.normal(size=self._shape(case.channels)) * case.spread)
+            self.key = self._map(random.normal(case.mean, case.spread, shape))
         self.value = self._map(random.normal(size=self._shape(case.value_channels)))
         self.out = self._nan(case.value_channels)
         self.pixels = case.sets.pixels

@@ -6,7 +6,10 @@ A mode that lets one of them pass has lost its eyes.
 
 from typing import NamedTuple
 
-ASAN = r"AddressSanitizer: (heap-buffer-overflow|SEGV|use-after-poison|unknown-crash)"
+ASAN = (
+    "AddressSanitizer: "
+    "(heap-buffer-overflow|heap-use-after-free|SEGV|use-after-poison|unknown-crash)"
+)
 MISALIGNED = "misaligned address"
 RACE_READ = "race, read after write"
 RACE_WRITE = "race, write after (read|write)"

@@ -91,10 +91,10 @@ class Backward {
   }
 
  private:
-  // As queries, pixels that are not there have no weights.
+  // Pixels that are not there have no weights.
   __device__ Statistics statistics_of(int n) const {
     if (n >= place_.length) {
-      return {infinity(), 0, 0};
+      return {};
     }
     const int64_t at = place_.set * place_.length + n;
     return {call_.most[at], call_.inverse[at], call_.delta[at]};

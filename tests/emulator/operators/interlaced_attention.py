@@ -6,6 +6,7 @@ import numpy as np
 from tests.emulator import attention
 from tests.emulator.attention import Case, Sets
 from tests.emulator.kernels import Kernels
+from tests.emulator.mutants import ASAN, RACE_WRITE, VALUES, Mutant
 
 
 def long_sets(height: int, width: int, down: int, across: int) -> Sets:
@@ -59,4 +60,63 @@ def check(kernels: Kernels) -> None:
     attention.check(kernels, CASES)
 
 
-MUTANTS = []
+SHARED = "common/cuda/attention.cuh"
+FORWARD = "common/cuda/attention_forward.cu"
+MUTANTS = [
+    Mutant(
+        "sets of a row of sets where the first one is",
+        "plain",
+        VALUES,
+        "(int)set % across * (int)sets.stride_across",
+        "0",
+        SHARED,
+    ),
+    Mutant(
+        "pieces not waited for",
+        "asan",
+        ASAN,
+        "    wait_for_copies<ring_stages - 2>();\n",
+        "",
+        SHARED,
+    ),
+    Mutant(
+        "pieces overwritten while they are read",
+        "race",
+        RACE_WRITE,
+        "    wait_for_copies<ring_stages - 2>();\n    sync_block();\n",
+        "    wait_for_copies<ring_stages - 2>();\n    sync_warp();\n",
+        SHARED,
+    ),
+    Mutant(
+        "sets of other images in the statistics",
+        "race",
+        RACE_WRITE,
+        "call.most[place.set * place.length + n]",
+        "call.most[place.set % call.program.sets.count() * place.length + n]",
+        FORWARD,
+    ),
+    Mutant(
+        "channels beyond the last",
+        "asan",
+        ASAN,
+        "if (n < place.length && channel < map.channels) {",
+        "if (n < place.length) {",
+        SHARED,
+    ),
+    Mutant(
+        "own pixels beyond the last",
+        "asan",
+        ASAN,
+        "    if (n >= place.length) {\n      continue;\n    }\n",
+        "",
+        SHARED,
+    ),
+    Mutant(
+        "registers of the right factor exchanged",
+        "plain",
+        VALUES,
+        "multiply<T>(scores[tile + 1], left, right[1]);",
+        "multiply<T>(scores[tile + 1], left, {right[1][1], right[1][0]});",
+        SHARED,
+    ),
+]

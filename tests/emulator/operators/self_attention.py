@@ -33,6 +33,8 @@ CASES = [
     Case(1, 33, 300, whole_image(3, 23), "float32", channels_last=False, shared=True),
     Case(1, 8, 8, whole_image(11, 13), "bfloat16", spread=200.0, scale=0.1),
     Case(1, 8, 8, whole_image(7, 10), "float32", spread=100.0, scale=-0.1),
+    # All scores are so low that exp(-score) overflows.
+    Case(1, 16, 8, whole_image(3, 4), "bfloat16", shared=True, mean=10.0, scale=-0.25),
     Case(0, 8, 8, whole_image(2, 2)),
 ]
 
@@ -85,14 +87,6 @@ MUTANTS = [
         FORWARD,
     ),
     Mutant(
-        "weights as keys of pixels beyond the last",
-        "plain",
-        VALUES,
-        "return {infinity(), 0, 0};",
-        "return {0, 1, 0};",
-        BACKWARD,
-    ),
-    Mutant(
         "weights as queries of pixels beyond the last",
         "plain",
         VALUES,
@@ -109,9 +103,9 @@ MUTANTS = [
         BACKWARD,
     ),
     Mutant(
-        "too little shared memory",
-        "plain",
-        "more shared memory is taken",
+        "own pixels without a place of their own",
+        "asan",
+        ASAN,
         "return program.keeps_own ? pieces + phases[key_phase].pieces : 0;",
         "return program.keeps_own ? pieces : 0;",
         BACKWARD,
