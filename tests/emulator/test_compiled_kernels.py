@@ -17,7 +17,7 @@ from tests.emulator import build
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 CHOSEN = "100"  # it is the first to be short of registers
-PRIMITIVES_INSTRUCTIONS = (
+INSTRUCTIONS = (
     "HMMA.16816.F32.BF16",
     "HMMA.16816.F32 ",
     "HMMA.1688.F32.TF32",
@@ -27,6 +27,7 @@ PRIMITIVES_INSTRUCTIONS = (
 )
 NVCC = shutil.which("nvcc")
 PRIMITIVES = build.HERE / "primitives.cu"
+ATTENTION = sorted((build.ROOT / "csrc/common/cuda").glob("attention_*.cu"))
 SOURCES = [*build.kernel_sources(), PRIMITIVES]
 
 
@@ -66,9 +67,15 @@ def test_registers_suffice_and_float_sums_have_an_order(source: Path, architectu
     assert not re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F(?:16|32|64)\S*", assembly)
 
 
-@pytest.mark.parametrize("instruction", PRIMITIVES_INSTRUCTIONS)
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
 def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
     assert instruction in compiled(PRIMITIVES, "80")
+
+
+@pytest.mark.parametrize("source", ATTENTION, ids=lambda path: path.stem)
+def test_attention_multiplies_on_the_tensor_cores(source: Path) -> None:
+    assembly = compiled(source, CHOSEN)
+    assert not [name for name in INSTRUCTIONS if name not in assembly]
 
 
 def compiled(source: Path, architecture: str) -> str:

@@ -81,8 +81,8 @@ struct WarpShare {
   __device__ int score_column(int tile, int e = 0) const {
     return (column_warp * Shape::score_tiles + tile) * 8 + lane_index() % 4 * 2 + e % 2;
   }
-  __device__ int out_column(int tile, int e = 0) const {
-    return (column_warp * Shape::out_tiles + tile) * 8 + lane_index() % 4 * 2 + e % 2;
+  __device__ int out_column(int tile) const {
+    return (column_warp * Shape::out_tiles + tile) * 8 + lane_index() % 4 * 2;
   }
 
   // scores += own streamedT, over the channels of one piece.
@@ -175,7 +175,7 @@ __device__ void copy_piece(T* to, const Source& source, const Place& place, int 
   if (source.in_vectors) {
     constexpr int vector = 16 / sizeof(T);
     constexpr int vectors = channels / vector;
-#pragma unroll
+#pragma unroll 1
     for (int i = threadIdx.x; i < pixels * vectors; i += attention_threads) {
       const int n = first + i / vectors;
       const int channel = first_channel + i % vectors * vector;
@@ -285,12 +285,13 @@ __device__ inline float infinity() {
   return float_from_bits(0x7f800000);
 }
 
-// Writes factors[row of e] * sums to the own pixels of a map.
+// Writes factors * sums to the own pixels of a map; a lane has two rows, and a factor for each.
 template <typename Shape>
-__device__ void write_own(const Map& map, const Place& place, const WarpShare<Shape>& share,
+__device__ void write_own(const Source& to, const Place& place, const WarpShare<Shape>& share,
                           const float (&sums)[Shape::out_tiles][4], float first_factor,
                           float second_factor) {
   using T = typename Shape::Number;
+  const Map& map = to.map;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int n = place.first + share.row(2 * half);
@@ -302,11 +303,17 @@ __device__ void write_own(const Map& map, const Place& place, const WarpShare<Sh
                      place.pixel(n) * map.stride_pixel;
 #pragma unroll
     for (int tile = 0; tile < Shape::out_tiles; ++tile) {
-#pragma unroll
-      for (int e = 2 * half; e < 2 * half + 2; ++e) {
-        const int channel = share.out_column(tile, e);
+      const int channel = share.out_column(tile);
+      const float first = factor * sums[tile][2 * half];
+      const float second = factor * sums[tile][2 * half + 1];
+      if (to.in_vectors && channel < map.channels) {
+        store_pair(&pixel[channel], first, second);
+      } else {
         if (channel < map.channels) {
-          store(&pixel[channel * map.stride_channel], factor * sums[tile][e]);
+          store(&pixel[channel * map.stride_channel], first);
+        }
+        if (channel + 1 < map.channels) {
+          store(&pixel[(channel + 1) * map.stride_channel], second);
         }
       }
     }

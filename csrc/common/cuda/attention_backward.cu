@@ -17,9 +17,9 @@ namespace {
 enum PhaseIndex { scores_phase, query_phase, key_phase, value_phase, map_phase };
 
 struct BackwardCall {
-  Program program;  // of the phases above, those that are there
-  Map grad_map;     // of query or key, in the role that the block has its pixels in
-  Map grad_value;   // with key_phase
+  Program program;    // of the phases above, those that are there
+  Source grad_map;    // of query or key, in the role that the block has its pixels in
+  Source grad_value;  // with key_phase
   int64_t value_channels;
   const float* most;  // the statistics of Attention
   const float* inverse;
@@ -242,10 +242,10 @@ void launch_backward(BackwardCall call, void* stream) {
   const auto launch_shape = [&](auto shape, auto kernel) {
     using Tiles = decltype(shape);
     const int64_t shared_bytes = plan_memory<Memory<Tiles>>(call.program);
-    const int64_t blocks = plan_blocks(call.program, Tiles::rows, call.grad_map.batch);
+    const int64_t blocks = plan_blocks(call.program, Tiles::rows, call.grad_map.map.batch);
     launch(kernel, blocks, attention_threads, shared_bytes, stream, call);
   };
-  if (call.grad_map.channels <= 256 && call.value_channels <= 256) {
+  if (call.grad_map.map.channels <= 256 && call.value_channels <= 256) {
     launch_shape(Shape<T, 64, 256>(), attention_backward_kernel<T, 64, 256>);
   } else {
     launch_shape(Shape<T, 32, 512>(), attention_backward_kernel<T, 32, 512>);
@@ -266,8 +266,8 @@ BackwardCall call_of(const AttentionBackward& call, const float* delta, bool as_
   const Map& others = as_query ? forward.key : forward.query;
   BackwardCall result{
       .program = make_program(forward.sets),
-      .grad_map = as_query ? call.grad_query : call.grad_key,
-      .grad_value = call.grad_value,
+      .grad_map = source_of(as_query ? call.grad_query : call.grad_key),
+      .grad_value = source_of(call.grad_value),
       .value_channels = forward.value.channels,
       .most = forward.statistics,
       .inverse = forward.statistics + statistics_count(forward),
@@ -291,7 +291,7 @@ void launch_backward(const BackwardCall& call, bool tf32, void* stream) {
   if (tf32) {
     launch_backward<tfloat32>(call, stream);
   } else {
-    OPENSEG_DISPATCH_FLOATING(call.grad_map.dtype, launch_backward<scalar_t>(call, stream))
+    OPENSEG_DISPATCH_FLOATING(call.grad_map.map.dtype, launch_backward<scalar_t>(call, stream))
   }
 }
 

@@ -12,7 +12,7 @@ constexpr int own_rows = 64;
 
 struct ForwardCall {
   Program program;  // scores, then values
-  Map out;
+  Source out;
   float* most;  // the statistics of Attention
   float* inverse;
   float scale;
@@ -159,13 +159,13 @@ __global__ void __launch_bounds__(attention_threads)
 template <typename T, int width>
 void launch_forward(ForwardCall call, void* stream) {
   const int64_t shared_bytes = plan_memory<Memory<Shape<T, own_rows, width>>>(call.program);
-  const int64_t blocks = plan_blocks(call.program, own_rows, call.out.batch);
+  const int64_t blocks = plan_blocks(call.program, own_rows, call.out.map.batch);
   launch(attention_forward_kernel<T, width>, blocks, attention_threads, shared_bytes, stream, call);
 }
 
 template <typename T>
 void launch_forward(const ForwardCall& call, void* stream) {
-  if (call.out.channels <= 256) {
+  if (call.out.map.channels <= 256) {
     launch_forward<T, 256>(call, stream);
   } else {
     launch_forward<T, 512>(call, stream);
@@ -178,7 +178,7 @@ void attention_cuda(const Attention& attention, bool allow_tf32, void* stream) {
   check_attention(attention);
   ForwardCall call{
       .program = make_program(attention.sets),
-      .out = attention.out,
+      .out = source_of(attention.out),
       .most = attention.statistics,
       .inverse = attention.statistics + statistics_count(attention),
       .scale = attention.scale,

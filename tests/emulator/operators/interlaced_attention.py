@@ -64,6 +64,30 @@ SHARED = "common/cuda/attention.cuh"
 FORWARD = "common/cuda/attention_forward.cu"
 MUTANTS = [
     Mutant(
+        "all pixels of the map in the softmax",
+        "plain",
+        VALUES,
+        "place.length - tile * tile_pixels",
+        "(int)call.out.map.pixels - tile * tile_pixels",
+        FORWARD,
+    ),
+    Mutant(
+        "statistics as if sets had 64 pixels",
+        "asan",
+        ASAN,
+        "call.inverse[place.set * place.length + n]",
+        "call.inverse[place.set * own_rows + n]",
+        FORWARD,
+    ),
+    Mutant(
+        "statistics without the image",
+        "race",
+        RACE_WRITE,
+        "call.most[place.set * place.length + n]",
+        "call.most[n]",
+        FORWARD,
+    ),
+    Mutant(
         "sets of a row of sets where the first one is",
         "plain",
         VALUES,
@@ -86,14 +110,6 @@ MUTANTS = [
         "    wait_for_copies<ring_stages - 2>();\n    sync_block();\n",
         "    wait_for_copies<ring_stages - 2>();\n    sync_warp();\n",
         SHARED,
-    ),
-    Mutant(
-        "sets of other images in the statistics",
-        "race",
-        RACE_WRITE,
-        "call.most[place.set * place.length + n]",
-        "call.most[place.set % call.program.sets.count() * place.length + n]",
-        FORWARD,
     ),
     Mutant(
         "channels beyond the last",
