@@ -31,6 +31,7 @@ class Case:
     sets: Sets
     kind: str = "bfloat16"  # a dtype, or "tf32"
     channels_last: bool = True
+    sliced: bool = False  # maps are some channels of wider ones
     shared: bool = False
     mean: float = 0.0  # of query and key
     spread: float = 1.0
@@ -46,6 +47,7 @@ class AttentionCall:
 
     def __init__(self, case: Case):
         self.case = case
+        self.margins: list[np.ndarray] = []
         random = np.random.default_rng(0)
         shape = self._shape(case.channels)
         self.query = self._map(random.normal(case.mean, case.spread, shape))
@@ -62,13 +64,20 @@ class AttentionCall:
     def _shape(self, channels: int) -> tuple[int, ...]:
         return (self.case.batch, channels, *self.case.sets.size)
 
-    def _map(self, values: np.ndarray) -> np.ndarray:
-        return arrays.laid_out(arrays.encode(values, self.case.dtype), self.case.channels_last)
-
     def _nan(self, channels: int) -> np.ndarray:
-        return arrays.filled_with_nan(
-            self._shape(channels), self.case.dtype, self.case.channels_last
+        """An unwritten map; a sliced one has neighbours, to be left alone."""
+        case = self.case
+        margin = 8 if case.sliced else 0
+        whole = arrays.filled_with_nan(
+            self._shape(channels + 2 * margin), case.dtype, case.channels_last
         )
+        self.margins += [whole[:, :margin], whole[:, margin + channels :]]
+        return whole[:, margin : margin + channels]
+
+    def _map(self, values: np.ndarray) -> np.ndarray:
+        result = self._nan(values.shape[1])
+        result[:] = arrays.encode(values, self.case.dtype)
+        return result
 
     def sets_of(self, array: np.ndarray) -> np.ndarray:
         """[B, C, H, W] as float64 [B, sets, pixels, C]."""
@@ -176,3 +185,4 @@ def check(kernels: Kernels, cases: list[Case]) -> None:
         call.check_forward()
         call.backward(kernels)
         call.check_backward()
+        assert all(np.isnan(arrays.decode(m, case.dtype)).all() for m in call.margins), case

@@ -31,6 +31,8 @@ CASES = [
     Case(1, 100, 24, whole_image(13, 5), "float16", shared=True),
     Case(1, 64, 64, whole_image(8, 8), "tf32", channels_last=False),
     Case(1, 33, 300, whole_image(3, 23), "float32", channels_last=False, shared=True),
+    Case(2, 16, 40, whole_image(3, 3), "bfloat16", sliced=True),
+    Case(2, 5, 7, whole_image(3, 3), "float16", sliced=True, channels_last=False),
     Case(1, 8, 8, whole_image(11, 13), "bfloat16", spread=200.0, scale=0.1),
     Case(1, 8, 8, whole_image(7, 10), "float32", spread=100.0, scale=-0.1),
     # All scores are so low that exp(-score) overflows.
