@@ -86,6 +86,8 @@ def _object(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Pat
     included = {h: t for h, t in headers.items() if f'/{h.name}"' in text}
     overlay = [f"-I{_overlay(included)}"] if included else []
     flags = [*overlay, *COMMON, *MODES[mode]]
+    if mode == "asan" and source.suffix == ".cpp":
+        flags.append("-O1")  # the emulator itself takes longer to run than to be optimised
     if mode == "race" and source.suffix == ".cu":
         flags.append("-fsanitize=thread")
     changed = bool(included) or text != source.read_text()
