@@ -28,17 +28,22 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
       " -> (Tensor, Tensor)");
-  m.def("object_attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor");
+  // `allow_tf32`: products of float32 on GPUs may round their factors, as torch's switch says
+  m.def(
+      "object_attention(Tensor query, Tensor key, Tensor value, float scale, bool allow_tf32=False)"
+      " -> Tensor");
   // gradients of query, key and value
   m.def(
-      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale)"
-      " -> (Tensor, Tensor, Tensor)");
+      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale,"
+      " bool allow_tf32=False) -> (Tensor, Tensor, Tensor)");
   // float32 regions, and [B, 2, K]: greatest scaled logit, 1 / Σ exp(scaled logit - greatest)
-  m.def("spatial_gather(Tensor features, Tensor logits, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "spatial_gather(Tensor features, Tensor logits, float scale, bool allow_tf32=False)"
+      " -> (Tensor, Tensor)");
   // gradients of features and logits
   m.def(
       "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
-      " Tensor statistics, float scale) -> (Tensor, Tensor)");
+      " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)");
 }
 
 static std::string cpu_capability() {

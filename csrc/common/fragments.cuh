@@ -40,6 +40,21 @@ __device__ void load_left(uint32_t (&a)[4], const T* tile, int stride) {
   load_matrices<false>(a, tile + lane % 16 * stride + lane / 16 * (step_depth<T> / 2));
 }
 
+// The left factor, which lies as step_depth rows of 16 numbers.
+template <typename T>
+__device__ void load_left_transposed(uint32_t (&a)[4], const T* tile, int stride) {
+  const int lane = lane_index();
+  if constexpr (sizeof(T) == 2) {
+    load_matrices<true>(a, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
+  } else {
+    const T* const row = tile + lane % 4 * stride + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+      a[half] = bits_of(to_float(row[8 * half]));
+      a[half + 2] = bits_of(to_float(row[4 * stride + 8 * half]));
+    }
+  }
+}
+
 // Two right factors of 8 columns, which lie as 16 rows of the tile.
 template <typename T>
 __device__ void load_right_transposed(uint32_t (&b)[2][2], const T* tile, int stride) {

@@ -48,6 +48,16 @@ def cuda_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dt
     return None
 
 
+def allows_tf32() -> bool:
+    """Whether torch's switch lets products of float32 on NVIDIA GPUs round their factors to TF32.
+
+    The new form of the switch makes the old one unreadable, and Dynamo reads the old one alone.
+    """
+    if torch.compiler.is_compiling():
+        return torch.backends.cuda.matmul.allow_tf32
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> str:
     """The backend for one call; `obstacles` is ordered, fastest first.
 

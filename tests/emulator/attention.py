@@ -98,20 +98,24 @@ class AttentionCall:
         self.weight_slack = 2 * self.score_slack + _FACTOR[self.case.kind]
 
     def fields(self) -> dict[str, object]:
-        dtype = self.case.dtype
         return {
-            "query": arrays.map_of(self.query, dtype),
-            "key": arrays.map_of(self.key, dtype),
-            "value": arrays.map_of(self.value, dtype),
+            "query": self._fields_of(self.query),
+            "key": self._fields_of(self.key),
+            "value": self._fields_of(self.value),
             "shared": self.case.shared,
             "scale": self.case.scale,
             "sets": self.case.sets.fields,
-            "out": arrays.map_of(self.out, dtype),
+            "out": self._fields_of(self.out),
             "statistics": self.statistics,
         }
 
+    def _fields_of(self, array: np.ndarray) -> dict[str, object]:
+        pixels = array.reshape(*array.shape[:2], self.pixels.size)
+        return arrays.map_fields(pixels, self.case.dtype)
+
     def forward(self, kernels: Kernels) -> None:
-        kernels.call("attention", "common", self.case.kind == "tf32", Attention=self.fields())
+        tf32 = ctypes.c_bool(self.case.kind == "tf32")
+        kernels.call("attention", "common", tf32, Attention=self.fields())
 
     def check_forward(self) -> None:
         v = self.sets_of(self.value)
@@ -129,17 +133,15 @@ class AttentionCall:
         self.grad_query = self._nan(case.channels)
         self.grad_key = self._nan(case.channels)
         self.grad_value = self._nan(case.value_channels)
-        delta = np.full(self.statistics.shape[1:], np.nan, np.float32)
         fields = {
             "forward": self.fields(),
-            "grad_out": arrays.map_of(self.grad, case.dtype),
-            "grad_query": arrays.map_of(self.grad_query, case.dtype),
-            "grad_key": arrays.map_of(self.grad_key, case.dtype),
-            "grad_value": arrays.map_of(self.grad_value, case.dtype),
+            "grad_out": self._fields_of(self.grad),
+            "grad_query": self._fields_of(self.grad_query),
+            "grad_key": self._fields_of(self.grad_key),
+            "grad_value": self._fields_of(self.grad_value),
         }
-        pointer = ctypes.c_void_p(delta.ctypes.data)
-        tf32 = case.kind == "tf32"
-        kernels.call("attention_backward", "common", pointer, tf32, AttentionBackward=fields)
+        tf32 = ctypes.c_bool(case.kind == "tf32")
+        kernels.call("attention_backward", "common", tf32, AttentionBackward=fields)
 
     def check_backward(self) -> None:
         q, k, v = (self.sets_of(array) for array in (self.query, self.key, self.value))

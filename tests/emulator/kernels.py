@@ -53,10 +53,8 @@ def call_struct(operator: str, name: str) -> type[ctypes.Structure]:
     for declaration in filter(None, map(str.strip, body.split(";"))):
         is_pointer = "*" in declaration
         type_name, names = re.fullmatch(r"(?:const )?(\w+)\*? (.*)", declaration, re.S).groups()
-        if is_pointer:
-            kind = ctypes.c_void_p
-        else:
-            kind = _SCALARS.get(type_name) or call_struct(operator, type_name)
+        kind = ctypes.c_void_p if is_pointer else _SCALARS.get(type_name)
+        kind = kind or call_struct(operator, type_name)
         fields += [(field.strip(), kind) for field in names.split(",")]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
@@ -73,7 +71,10 @@ class Kernels:
         )
 
     def call(self, launcher: str, operator: str, *others: Any, **structs: dict[str, Any]) -> None:
-        """Calls `launcher` with these structs, then others: arrays as pointers, dtypes by name."""
+        """Calls `launcher` with these structs, then with plain arguments of C.
+
+        Within structs, arrays are passed as pointers, dtypes by name.
+        """
         filled = [_filled(call_struct(operator, name), fields) for name, fields in structs.items()]
         self.call_plainly(launcher, *map(ctypes.byref, filled), *others)
 
@@ -103,12 +104,15 @@ class Kernels:
 
 
 def _filled(kind: type[ctypes.Structure], fields: dict[str, Any]) -> ctypes.Structure:
-    missing = {field for field, _ in kind._fields_} ^ fields.keys()
+    kinds = dict(kind._fields_)
+    missing = kinds.keys() ^ fields.keys()
     assert not missing, f"{kind.__name__} and the call differ in {missing}"
-    return kind(**{field: _plain(part, fields[field]) for field, part in kind._fields_})
+    return kind(**{field: _plain(kinds[field], value) for field, value in fields.items()})
 
 
-def _plain(kind: type, value: Any) -> Any:
+def _plain(kind: Any, value: Any) -> Any:
+    if isinstance(value, dict):
+        return _filled(kind, value)
     if isinstance(value, np.ndarray):
         return value.ctypes.data
     if isinstance(value, str):

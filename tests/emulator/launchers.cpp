@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
 // The launchers under C names, for ctypes. An exception becomes its text; null is success.
+#include <cstring>
 #include <exception>
+#include <new>
 #include <string>
 
 #include "common/cuda/attention.h"
 #include "confusion_matrix/cuda/confusion_matrix.h"
+#include "object_attention/cuda/object_attention.h"
+#include "spatial_gather/cuda/spatial_gather.h"
 #include "upsample_argmax/cuda/upsample_argmax.h"
 #include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
 
@@ -19,6 +23,21 @@ static const char* message_of(const Run& run) {
     return message.c_str();
   }
 }
+
+// Floats that are NaN until a kernel writes them, in an allocation of their own.
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : floats_(new (std::align_val_t(16)) float[count]) {
+    std::memset(floats_, 0xff, count * sizeof(float));
+  }
+  ~Scratch() { operator delete[](floats_, std::align_val_t(16)); }
+  Scratch(const Scratch&) = delete;
+
+  float* data() const { return floats_; }
+
+ private:
+  float* floats_;
+};
 
 #define LAUNCHER(name, Call)                                          \
   extern "C" const char* name(const openseg::Call* call) {            \
@@ -38,7 +57,36 @@ extern "C" const char* attention(const openseg::Attention* call, bool allow_tf32
   return message_of([&] { openseg::attention_cuda(*call, allow_tf32, nullptr); });
 }
 
-extern "C" const char* attention_backward(const openseg::AttentionBackward* call, float* delta,
-                                          bool allow_tf32) {
-  return message_of([&] { openseg::attention_backward_cuda(*call, delta, allow_tf32, nullptr); });
+extern "C" const char* attention_backward(const openseg::AttentionBackward* call, bool allow_tf32) {
+  return message_of([&] {
+    Scratch delta(call->grad_out.batch * call->grad_out.pixels);
+    openseg::attention_backward_cuda(*call, delta.data(), allow_tf32, nullptr);
+  });
+}
+
+extern "C" const char* object_attention(const openseg::ObjectAttention* call, bool allow_tf32) {
+  return message_of([&] { openseg::object_attention_cuda(*call, allow_tf32, nullptr); });
+}
+
+extern "C" const char* object_attention_backward(const openseg::ObjectAttentionBackward* call,
+                                                 bool allow_tf32) {
+  return message_of([&] {
+    Scratch sums(openseg::object_attention_sums(*call, allow_tf32));
+    openseg::object_attention_backward_cuda(*call, allow_tf32, sums.data(), nullptr);
+  });
+}
+
+extern "C" const char* spatial_gather(const openseg::SpatialGather* call, bool allow_tf32) {
+  return message_of([&] {
+    Scratch scratch(openseg::spatial_gather_scratch(*call, allow_tf32));
+    openseg::spatial_gather_cuda(*call, allow_tf32, scratch.data(), nullptr);
+  });
+}
+
+extern "C" const char* spatial_gather_backward(const openseg::SpatialGatherBackward* call,
+                                               bool allow_tf32) {
+  return message_of([&] {
+    Scratch means(call->grad_out.batch * call->grad_out.pixels);
+    openseg::spatial_gather_backward_cuda(*call, allow_tf32, means.data(), nullptr);
+  });
 }

@@ -16,7 +16,7 @@ constexpr int depth = 32;
 struct Product {
   const void* a;  // [size, valid]
   const void* b;  // [depth, size]
-  float* c;       // [2, size, size]: a b and a aT
+  float* c;       // [3, size, size]: a b, a aT and bT b
   int valid;      // columns of a, a multiple of 8; the others are zeros
 };
 
@@ -63,14 +63,21 @@ __global__ void __launch_bounds__(warp_size) product_kernel(Product product) {
   wait_for_copies<0>();
   sync_warp();
   float c[2][4] = {};
+  float other_gram[2][4] = {};
   for (int step = 0; step < steps; ++step) {
+    const T* const rows = b + step * step_depth<T> * size;
     uint32_t right[2][2];
-    load_right(right, b + step * step_depth<T> * size, size);
-    multiply<T>(c[0], left[step], right[0]);
-    multiply<T>(c[1], left[step], right[1]);
+    load_right(right, rows, size);
+    uint32_t turned[4];
+    load_left_transposed(turned, rows, size);
+    for (int half = 0; half < 2; ++half) {
+      multiply<T>(c[half], left[step], right[half]);
+      multiply<T>(other_gram[half], turned, right[half]);
+    }
   }
   write(product.c, c);
   write(product.c + size * size, gram);
+  write(product.c + 2 * size * size, other_gram);
 }
 
 template <typename T>

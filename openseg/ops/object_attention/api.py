@@ -7,6 +7,7 @@ from torch import Tensor
 from openseg.ops import _backend
 from openseg.ops.object_attention import autograd, reference
 
+_MOST_REGIONS_ON_GPU = 256
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -28,7 +29,7 @@ def object_attention(
         key: [B, K, D].
         value: [B, K, Dv].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "cuda", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -57,10 +58,22 @@ def object_attention(
     if scale is None:
         scale = query.shape[1] ** -0.5
     query, key, value = (t.to(_backend.autocast_dtype(t)) for t in (query, key, value))
-    obstacle = _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES)
-    if obstacle is None and not query.dtype == key.dtype == value.dtype:
-        obstacle = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-    chosen = _backend.choose("object_attention", backend, {"cpp": obstacle, "reference": None})
-    if chosen == "cpp":
+    chosen = _backend.choose("object_attention", backend, _obstacles(query, key, value))
+    if chosen != "reference":
         return autograd.ObjectAttention.apply(query, key, value, scale)
     return reference.object_attention(query, key, value, scale)
+
+
+def _obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
+    mixed = None
+    if not query.dtype == key.dtype == value.dtype:
+        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    regions = key.shape[1]
+    many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, key has {regions}"
+    return {
+        "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES)
+        or mixed
+        or (many if regions > _MOST_REGIONS_ON_GPU else None),
+        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed,
+        "reference": None,
+    }

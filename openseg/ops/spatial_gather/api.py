@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """`spatial_gather`: one feature vector for each soft region of a map."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from openseg.ops import _backend
 from openseg.ops.spatial_gather import autograd, reference
 
+_MOST_REGIONS_ON_GPU = 256
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -22,7 +25,7 @@ def spatial_gather(
         features: [B, C, H, W].
         logits: [B, K, H, W], one map a region, at the size of the features.
         scale: factor on the logits.
-        backend: "auto", "cpp" or "reference".
+        backend: "auto", "cuda", "cpp" or "reference".
 
     Returns:
         [B, K, C] in the dtype of the features. Under autocast the features are cast to its dtype;
@@ -44,9 +47,21 @@ def spatial_gather(
     if features.shape[2] * features.shape[3] == 0:
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
     features = features.to(_backend.autocast_dtype(features))
-    obstacle = _backend.cpp_obstacle(autograd.FORWARD, features, _KERNEL_DTYPES)
-    obstacle = obstacle or _backend.cpp_obstacle(autograd.FORWARD, logits, _KERNEL_DTYPES)
-    chosen = _backend.choose("spatial_gather", backend, {"cpp": obstacle, "reference": None})
-    if chosen == "cpp":
+    chosen = _backend.choose("spatial_gather", backend, _obstacles(features, logits))
+    if chosen != "reference":
         return autograd.SpatialGather.apply(features, logits, scale)
     return reference.spatial_gather(features, logits, scale)
+
+
+def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
+    def first(obstacle: Callable) -> str | None:
+        found = (obstacle(autograd.FORWARD, t, _KERNEL_DTYPES) for t in (features, logits))
+        return next(filter(None, found), None)
+
+    regions = logits.shape[1]
+    many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, logits have {regions}"
+    return {
+        "cuda": first(_backend.cuda_obstacle) or (many if regions > _MOST_REGIONS_ON_GPU else None),
+        "cpp": first(_backend.cpp_obstacle),
+        "reference": None,
+    }
