@@ -1,22 +1,50 @@
 # SPDX-License-Identifier: MIT
-"""Samples a second of the data path on one core: `python benchmarks/bench_data.py`.
+"""Images a second of the data path on one core: `python benchmarks/bench_data.py [--record]`.
 
-The augmentation is timed against resizing the whole image with torch and cropping then, after both
-have been found equal within one grey level.
+For each data set drawn images of its usual size are written to files, read and augmented as its
+published recipe says; the floor is what reading alone takes. The resizing is also timed against
+resizing the whole image with torch and cropping then, after both have been found equal within one
+grey level.
 """
 
+import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from _timing import append, machine
+from PIL import Image
 
-from openseg.data import ContextScenes, Sample, TrainTransform
+from openseg.data import ContextScenes, FolderDataset, TrainTransform
+from openseg.data.drawing import save_label_png
 from openseg.data.resampling import Window, resize_image
 
 FRAME, RESIZED, WINDOW = (1024, 2048), (1536, 3072), Window(400, 900, 512, 1024)
+OTHERS = {"order": "flip_first", "crop_size": (520, 520), "min_side": 520}
+# set: size of an image, suffix of its file, options of the published augmentation
+SETS = {
+    "cityscapes": ((1024, 2048), ".png", {"crop_size": (512, 1024)}),
+    "ade20k": ((512, 683), ".jpg", OTHERS),
+    "pascal_context": ((375, 500), ".jpg", OTHERS),
+    "coco_stuff_10k": ((480, 640), ".jpg", OTHERS),
+    "pascal_voc": ((375, 500), ".jpg", {**OTHERS, "crop_size": (513, 513), "min_side": 513}),
+    "lip": (
+        (400, 250),
+        ".jpg",
+        {
+            "order": "flip_first",
+            "crop_size": (473, 473),
+            "fixed_size": (473, 473),
+            "scale_range": (0.5, 1.5),
+        },
+    ),
+    "camvid": ((360, 480), ".png", {"crop_size": (360, 480)}),
+}
 
 
 def milliseconds(call: Callable[[int], object], repeats: int) -> float:
@@ -30,6 +58,39 @@ def milliseconds(call: Callable[[int], object], repeats: int) -> float:
     return 1000 * statistics.median(times)
 
 
+def drawn_files(root: Path, size: tuple[int, int], suffix: str, count: int) -> FolderDataset:
+    scenes = ContextScenes(size, count)
+    for folder in ("images", "labels"):
+        (root / folder / "train").mkdir(parents=True)
+    for index in range(count):
+        scene = scenes.load(index)
+        image = Image.fromarray(scene.image)
+        image.save(root / "images" / "train" / f"{scene.name}{suffix}", quality=90)
+        label = root / "labels" / "train" / f"{scene.name}.png"
+        save_label_png(label, scene.label, scenes.info.palette)
+    return FolderDataset(root, "train", scenes.info.classes)
+
+
+def time_set(name: str, count: int = 4, repeats: int = 24) -> dict[str, object]:
+    size, suffix, options = SETS[name]
+    transform = TrainTransform(**options)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = drawn_files(Path(folder), size, suffix, count)
+        samples = [dataset.load(index) for index in range(count)]
+        read = milliseconds(lambda i: dataset.load(i % count), repeats)
+    augment = milliseconds(
+        lambda i: transform(samples[i % count], np.random.default_rng(i)), repeats
+    )
+    return {
+        "set": name,
+        "size": size,
+        "crop": options["crop_size"],
+        "read_ms": round(read, 2),
+        "augment_ms": round(augment, 2),
+        "images_per_second": round(1000 / (read + augment), 1),
+    }
+
+
 def resize_whole(image: np.ndarray) -> np.ndarray:
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, RESIZED, mode="bicubic").round_().clamp_(0, 255)
@@ -38,16 +99,8 @@ def resize_whole(image: np.ndarray) -> np.ndarray:
     return crop.permute(1, 2, 0).to(torch.uint8).numpy()
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    for size in (64, 128, 256):
-        scenes = ContextScenes((size, size))
-        time_ms = milliseconds(scenes.load, 100)
-        print(f"scene {size}×{size}: {time_ms:.2f} ms, {1000 / time_ms:.0f} a second")
-
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (*FRAME, 3), dtype=np.uint8)
-    label = rng.integers(0, 19, FRAME, dtype=np.uint8)
+def compare_resizing() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*FRAME, 3), dtype=np.uint8)
     ours = resize_image(image, RESIZED, WINDOW, "cubic").astype(int)
     if np.abs(ours - resize_whole(image)).max() > 1:
         raise SystemExit("the two resizings differ: no times for a wrong result")
@@ -55,9 +108,28 @@ def main() -> None:
     window = milliseconds(lambda _: resize_image(image, RESIZED, WINDOW, "cubic"), 10)
     print(f"cubic, 2048×1024 to 3072×1536, crop 1024×512: whole image {whole:.0f} ms, ", end="")
     print(f"window {window:.0f} ms, ratio {whole / window:.1f}")
-    transform, sample = TrainTransform((512, 1024)), Sample(image, label, "noise")
-    crop = milliseconds(lambda seed: transform(sample, np.random.default_rng(seed)), 20)
-    print(f"whole augmentation of a 2048×1024 frame, crop 1024×512: {crop:.0f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--record", action="store_true", help="append to results/data.jsonl")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for side in (64, 128, 256):
+        time_ms = milliseconds(ContextScenes((side, side)).load, 100)
+        print(f"scene {side}×{side}: {time_ms:.2f} ms, {1000 / time_ms:.0f} a second")
+    compare_resizing()
+    facts = machine("cpu")
+    for name in options.sets:
+        record = time_set(name)
+        height, width = record["size"]
+        print(
+            f"{name:<15}{f'{width}×{height}':<11}read {record['read_ms']:6.1f} ms, augment "
+            f"{record['augment_ms']:6.1f} ms: {record['images_per_second']:6.1f} images a second"
+        )
+        if options.record:
+            append({**facts, **record}, "data")
 
 
 if __name__ == "__main__":

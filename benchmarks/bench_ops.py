@@ -173,10 +173,50 @@ def upsample_cross_entropy_cases(device: str) -> Iterator[Case]:
         )
 
 
+def inplace_abn_cases(device: str) -> Iterator[Case]:
+    """Forward and backward of a head's norm in training, leaky ReLU, on a crop of 769x769."""
+    shape = (2, 512, 97, 97)
+    plain_norm = torch.nn.Sequential(torch.nn.BatchNorm2d(512), torch.nn.LeakyReLU(0.01))
+    plain_norm.to(device).train()
+    compiled = torch.compile(plain_norm)
+    weight, bias = (p.detach().requires_grad_() for p in plain_norm.parameters())
+    variants = {
+        "float32": (torch.float32, torch.contiguous_format),
+        "float32 channels_last": (torch.float32, torch.channels_last),
+        "bfloat16 channels_last": (torch.bfloat16, torch.channels_last),
+    }
+    for name, (dtype, memory_format) in variants.items():
+        x, grad = (
+            torch.randn(shape, device=device).to(dtype, memory_format=memory_format)
+            for _ in range(2)
+        )
+        x.requires_grad_()
+
+        def ours(x: Any = x, grad: Any = grad) -> Any:
+            z = ops.inplace_abn(x, weight, bias, None, None, training=True)
+            return torch.autograd.grad(z, (x, weight, bias), grad)
+
+        def plain(x: Any = x, grad: Any = grad, norm: Any = plain_norm) -> Any:
+            return torch.autograd.grad(norm(x), (x, *norm.parameters()), grad)
+
+        def agrees(ours: Any = ours, plain: Any = plain, dtype: Any = dtype) -> bool:
+            mine, known = ours()[0].float(), plain()[0].float()
+            return bool((mine - known).norm() < 4 * torch.finfo(dtype).eps * known.norm())
+
+        yield Case(
+            name,
+            ours,
+            {"eager": plain, "compiled": lambda plain=plain: plain(norm=compiled)},
+            agrees,
+            5 * x.numel() * x.element_size(),
+        )
+
+
 CASES: dict[str, Callable[[str], Iterator[Case]]] = {
     "upsample_argmax": upsample_argmax_cases,
     "confusion_matrix": confusion_matrix_cases,
     "upsample_cross_entropy": upsample_cross_entropy_cases,
+    "inplace_abn": inplace_abn_cases,
 }
 
 

@@ -28,6 +28,23 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
       " -> (Tensor, Tensor)");
+  // the map, and float64 [3, C]: the mean, variance and number of values that it was normalised
+  // with, which are `known` or those of x
+  m.def(
+      "inplace_abn(Tensor x, Tensor? known, Tensor affine, float eps, str activation,"
+      " float parameter) -> (Tensor, Tensor)");
+  m.def(
+      "inplace_abn_(Tensor(a!) x, Tensor? known, Tensor affine, float eps, str activation,"
+      " float parameter) -> Tensor");
+  m.def("inplace_abn_statistics(Tensor x) -> Tensor");
+  // the gradient of x, and float64 [2, C]: sums over pixels, which are `known` or those here
+  m.def(
+      "inplace_abn_backward(Tensor grad, Tensor kept, Tensor statistics, Tensor affine,"
+      " Tensor? known, float eps, str activation, float parameter, bool kept_input)"
+      " -> (Tensor, Tensor)");
+  m.def(
+      "inplace_abn_backward_sums(Tensor grad, Tensor kept, Tensor statistics, Tensor affine,"
+      " float eps, str activation, float parameter, bool kept_input) -> Tensor");
   // `allow_tf32`: products of float32 on GPUs may round their factors, as torch's switch says
   m.def(
       "object_attention(Tensor query, Tensor key, Tensor value, float scale, bool allow_tf32=False)"

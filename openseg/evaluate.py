@@ -12,17 +12,24 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from openseg.build import build_dataset, build_inference, load_predictor
+from openseg.build import (
+    build_dataset,
+    build_eval_transform,
+    build_inference,
+    load_predictor,
+)
 from openseg.cli import run
 from openseg.config import Config, load_config
 from openseg.config.loading import restore_config
-from openseg.data import DatasetInfo, EvalTransform, Normalize
+from openseg.data import DatasetInfo, Normalize
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.distributed import process_group
 from openseg.engine.evaluation import check_classes, evaluate
 from openseg.engine.evaluation_report import print_report, write_report
 from openseg.engine.files import make_folder
 from openseg.engine.progress import show_progress
+from openseg.engine.submission import Submission
+from openseg.errors import ConfigError
 
 _OVERRIDES = """
 overrides are the options of a configuration, such as
@@ -40,18 +47,28 @@ def main() -> None:
         make_folder(options.output)
     with process_group(config.device) as process:
         model, meta = load_predictor(options.checkpoint, process.device)
-        dataset = build_dataset(config, config.data.val_split, config.data.scene_val_length)
+        data = config.data
+        dataset = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
         check_classes(dataset.info, model.num_classes)
-        infer = build_inference(config, model)
-        transform = EvalTransform(Normalize.from_dict(meta["normalize"]))
+        infer = build_inference(config, dataset.info, model)
+        transform = build_eval_transform(config, Normalize.from_dict(meta["normalize"]))
+        save = None
+        if options.submission is not None:
+            save = Submission(options.submission, dataset.info.label_ids)
         if process.is_main:
             _warn_of_other_names(meta["classes"], dataset.info)
         with show_progress("evaluating") if process.is_main else nullcontext() as progress:
             metrics = evaluate(
-                infer, dataset, transform, workers=config.data.workers, progress=progress
+                infer, dataset, transform, workers=config.data.workers, progress=progress, save=save
             )
         if not process.is_main:
             return
+    if save is not None:
+        kind = "train ids" if dataset.info.label_ids is None else f"ids of {dataset.info.name}"
+        print(f"{len(dataset)} label maps, in {kind}: {options.submission}")
+    if not metrics.confusion.any():
+        print("no label to compare with: no metrics")
+        return
     print_report(metrics)
     if options.output is not None:
         facts = {
@@ -64,6 +81,10 @@ def main() -> None:
             "stride": infer.stride,
             "scales": infer.scales,
             "flip": infer.flip,
+            "fixed_size": config.val.fixed_size,
+            "min_side": config.val.min_side,
+            "multiple": infer.multiple,
+            "combine": infer.combine,
         }
         for path in write_report(metrics, options.output, facts):
             print(path)
@@ -75,6 +96,11 @@ def _config(options: argparse.Namespace) -> Config:
     if options.cfg is not None:
         return load_config(options.cfg, options.overrides)
     saved = read_checkpoint(options.checkpoint)["config"]
+    if saved is None:
+        raise ConfigError(
+            f"{options.checkpoint} comes from no run of openseg, so it does not say on which data "
+            "to evaluate: name a configuration with --cfg"
+        )
     return restore_config(saved, options.overrides, source=str(options.checkpoint))
 
 
@@ -98,6 +124,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write metrics.json and the confusion matrix"
     )
+    parser.add_argument(
+        "--submission", type=Path, metavar="DIR",
+        help="write the predictions as the data set's own server wants them",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser.parse_args()
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from openseg import evaluate
+from openseg.data import ContextScenes
 from openseg.errors import CheckpointError, ConfigError, DataError, OutputError
 from tests.tiny_checkpoint import NORMALIZE, SIZE, scenes, write_checkpoint
 
@@ -61,6 +62,32 @@ def test_the_report_is_that_of_the_confusion_matrix(trained, tmp_path, monkeypat
     assert all(name in printed.out for name in scenes().info.classes)
     assert "confusion_matrix.png" in printed.out
     assert "evaluating: 3/3" in printed.err
+
+
+def test_a_submission_reads_back_as_what_was_counted(trained, tmp_path, monkeypatch, capsys):
+    model, checkpoint = trained
+    words = ["--submission", tmp_path / "maps", "--output", tmp_path / "report"]
+    run_main(monkeypatch, checkpoint, *words)
+    counts = np.zeros((model.num_classes,) * 2, dtype=int)
+    for index in range(3):
+        _, label, name = scenes().load(index)
+        with Image.open(tmp_path / "maps" / f"{name}.png") as file:
+            np.add.at(counts, (label.ravel(), np.array(file).ravel()), 1)
+    record = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert record["confusion"] == counts.tolist()
+    assert f"3 label maps, in train ids: {tmp_path / 'maps'}" in capsys.readouterr().out
+
+
+def test_a_test_split_without_labels_is_written_and_has_no_metrics(
+    trained, tmp_path, monkeypatch, capsys
+):
+    load = ContextScenes.load
+    monkeypatch.setattr(ContextScenes, "load", lambda *a: load(*a)._replace(label=None))
+    run_main(monkeypatch, trained[1], "--submission", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    printed = capsys.readouterr().out
+    assert "no label to compare with" in printed
+    assert "mIoU" not in printed
 
 
 def test_overrides_change_the_way_of_inference(trained, tmp_path, monkeypatch):

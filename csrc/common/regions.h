@@ -98,19 +98,6 @@ inline __m128 quad(const T* from) {
   }
 }
 
-// `count` elements and zeros up to `capacity`: a row's end, for the loads above.
-template <int capacity, typename T>
-inline const T* padded(const T* from, int64_t count, T* copy) {
-  if (count >= capacity) {
-    return from;
-  }
-  std::memset((void*)copy, 0, capacity * sizeof(T));
-  if (count > 0) {
-    std::memcpy((void*)copy, from, count * sizeof(T));
-  }
-  return copy;
-}
-
 // One word in each lane from two rows of a matrix; a float is of the first row alone.
 template <typename Word, typename T>
 inline vuint words_of(const T* first, const T* second) {
@@ -203,17 +190,6 @@ inline vfloat multiply_add(vfloat sum, Pair a, vfloat b) {
                                   (__m512bh)b);
 }
 #endif
-
-template <typename T>
-inline void store_some(T* to, vfloat values, int64_t count) {
-  if (count >= lanes) {
-    store_float(to, values);
-  } else if (count > 0) {
-    T copy[lanes];
-    store_float(copy, values);
-    std::memcpy((void*)to, copy, count * sizeof(T));
-  }
-}
 
 template <typename Word>
 struct Operands {

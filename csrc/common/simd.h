@@ -65,6 +65,14 @@ inline vfloat min(vfloat a, vfloat b) {
   return a < b ? a : b;
 }
 
+inline float sum_of(vfloat values) {
+  float sum = 0;
+  for (int lane = 0; lane < lanes; ++lane) {
+    sum += values[lane];
+  }
+  return sum;
+}
+
 // gcc 12 turns __builtin_convertvector from 16 to 32 bits into slow code.
 inline vuint widen(const uint16_t* from) {
 #if defined(__AVX512F__)
@@ -144,6 +152,36 @@ inline float to_float(Half value) {
     copy = value;
   }
   return load_float(copies)[0];
+}
+
+// `count` elements and zeros up to `capacity`: the end of a row, for loads of whole vectors.
+template <int capacity, typename T>
+inline const T* padded(const T* from, int64_t count, T* copy) {
+  if (count >= capacity) {
+    return from;
+  }
+  std::memset((void*)copy, 0, capacity * sizeof(T));
+  if (count > 0) {
+    std::memcpy((void*)copy, from, count * sizeof(T));
+  }
+  return copy;
+}
+
+template <typename T>
+inline vfloat load_some(const T* from, int64_t count) {
+  T copy[lanes];
+  return load_float(padded<lanes>(from, count, copy));
+}
+
+template <typename T>
+inline void store_some(T* to, vfloat values, int64_t count) {
+  if (count >= lanes) {
+    store_float(to, values);
+  } else if (count > 0) {
+    T copy[lanes];
+    store_float(copy, values);
+    std::memcpy((void*)to, copy, count * sizeof(T));
+  }
 }
 
 // row[start + offset] in each lane, 0 <= offset < lanes.

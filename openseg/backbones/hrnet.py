@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """High-resolution networks (Wang et al.: HRNetV2, 2019): parallel branches that exchange maps.
 
-The branches are upsampled to the finest one and concatenated, so there is a single map, of stride
-4, and it serves the auxiliary head as well.
+The branches are upsampled to the finest one and concatenated, so there is a single map, and it
+serves the auxiliary head as well. Its stride is 4, or 2 in HRNet2x (Yuan et al.: SegFix, 2020).
 """
 
 from itertools import pairwise
@@ -11,14 +11,39 @@ import torch
 from torch import Tensor, nn
 
 from openseg.backbones.base import Backbone
-from openseg.backbones.resnet import BasicBlock, Bottleneck, conv3x3, stage
+from openseg.backbones.resnet import BasicBlock, Block, Bottleneck, conv3x3, stage
 from openseg.layers import upsample_like
 
-_MODULES = {2: 1, 3: 4, 4: 3}
-"""Modules of each stage; the stage's number is that of its branches."""
+_MODULES = {1: 1, 2: 1, 3: 4, 4: 3}
+"""Modules of each stage."""
 
 
-class HRNet(Backbone):
+class ParallelBranches(Backbone):
+    """Stages of branches: `transition{n}` makes the maps that `stage{n + 1}` works on."""
+
+    align_corners: bool
+
+    def add_stage(
+        self, number: int, before: list[int], after: list[int], block: Block = BasicBlock
+    ) -> None:
+        """`before`, `after`: channels of the branches of the stage before and of this one."""
+        self.add_module(f"transition{number - 1}", transition(before, after))
+        modules = (Exchange(after, self.align_corners, block) for _ in range(_MODULES[number]))
+        self.add_module(f"stage{number}", nn.Sequential(*modules))
+
+    def run_stages(self, x: Tensor, first: int) -> Tensor:
+        """From the map that stage `first` starts with to all branches at the size of the finest."""
+        maps = [x]
+        for number in range(first, 5):
+            layers = self.get_submodule(f"transition{number - 1}").children()
+            coarsest = maps[-1]
+            maps = [layer(maps[i] if i < len(maps) else coarsest) for i, layer in enumerate(layers)]
+            maps = self.get_submodule(f"stage{number}")(maps)
+        maps[1:] = [upsample_like(x, maps[0], self.align_corners) for x in maps[1:]]
+        return torch.cat(maps, dim=1)
+
+
+class HRNet(ParallelBranches):
     """`forward`: images [B, in_channels, H, W] -> [one map [B, 15 · width, H/4, W/4]]."""
 
     def __init__(self, width: int, *, in_channels: int = 3, align_corners: bool = True) -> None:
@@ -34,39 +59,52 @@ class HRNet(Backbone):
         self.bn2 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = stage(Bottleneck, 64, 64, 1, [1] * 4)
-        self.transition1 = transition([256], widths[:2])
-        self.stage2 = exchanges(widths[:2], align_corners)
-        self.transition2 = transition(widths[:2], widths[:3])
-        self.stage3 = exchanges(widths[:3], align_corners)
-        self.transition3 = transition(widths[:3], widths)
-        self.stage4 = exchanges(widths, align_corners)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.001)
+        self.add_stage(2, [256], widths[:2])
+        self.add_stage(3, widths[:2], widths[:3])
+        self.add_stage(4, widths[:3], widths)
+        initialize(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
-        maps = [self.layer1(x)]
-        for change, blocks in (
-            (self.transition1, self.stage2),
-            (self.transition2, self.stage3),
-            (self.transition3, self.stage4),
-        ):
-            coarsest = maps[-1]
-            maps += [coarsest] * (len(change) - len(maps))
-            maps = blocks([layer(x) for layer, x in zip(change, maps, strict=True)])
-        maps[1:] = [upsample_like(x, maps[0], self.align_corners) for x in maps[1:]]
-        return [torch.cat(maps, dim=1)]
+        return [self.run_stages(self.layer1(x), first=2)]
+
+
+class HRNet2x(ParallelBranches):
+    """`forward`: images [B, in_channels, H, W] -> [one map [B, 31 · width, H/2, W/2]].
+
+    One strided convolution as stem, two branches of bottlenecks, and then up to five of basic
+    blocks.
+    """
+
+    def __init__(self, width: int, *, in_channels: int = 3, align_corners: bool = True) -> None:
+        super().__init__()
+        widths = [width << i for i in range(5)]
+        self.in_channels = in_channels
+        self.channels = (sum(widths),)
+        self.align_corners = align_corners
+        self.conv1 = conv3x3(in_channels, 64, stride=2)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.add_stage(1, [64], [128, 256], Bottleneck)
+        self.add_stage(2, [128, 256], widths[:3])
+        self.add_stage(3, widths[:3], widths[:4])
+        self.add_stage(4, widths[:4], widths)
+        initialize(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.run_stages(self.relu(self.bn1(self.conv1(images))), first=1)]
 
 
 class Exchange(nn.Module):
     """Four residual blocks on each branch; then every branch receives the sum of all."""
 
-    def __init__(self, widths: list[int], align_corners: bool) -> None:
+    def __init__(self, widths: list[int], align_corners: bool, block: Block) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.branches = nn.ModuleList(stage(BasicBlock, w, w, 1, [1] * 4) for w in widths)
+        self.branches = nn.ModuleList(
+            stage(block, w, w // block.expansion, 1, [1] * 4) for w in widths
+        )
         self.fuse_layers = nn.ModuleList(
             nn.ModuleList(path_between(widths, source, target) for source in range(len(widths)))
             for target in range(len(widths))
@@ -87,8 +125,11 @@ class Exchange(nn.Module):
         return total
 
 
-def exchanges(widths: list[int], align_corners: bool) -> nn.Sequential:
-    return nn.Sequential(*(Exchange(widths, align_corners) for _ in range(_MODULES[len(widths)])))
+def initialize(network: nn.Module) -> None:
+    """Convolutions N(0, 0.001), as published."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.001)
 
 
 def downsampling(in_channels: int, out_channels: int, *, relu: bool = True) -> nn.Sequential:

@@ -93,12 +93,14 @@ class ResNet(Backbone):
         depths: Sequence[int],
         *,
         deep_stem: bool,
+        v1c: bool = False,
         output_stride: int = 8,
         in_channels: int = 3,
         multi_grid: Sequence[int] | None = None,
         uniform_dilation: bool = False,
     ) -> None:
         """`deep_stem`: three 3×3 convolutions in place of the 7×7 ("3x3-ResNet").
+        `v1c`: as mmsegmentation has it, half of the channels there and a pooling that rounds down.
         `multi_grid`: a factor on the dilation for each block of layer4 (DeepLabV3, section 3.2).
         `uniform_dilation`: the first block of a stage is dilated as the others are.
         """
@@ -114,12 +116,13 @@ class ResNet(Backbone):
             )
         self.in_channels = in_channels
         self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
-        self.stem = deep_stem_of(in_channels) if deep_stem else plain_stem_of(in_channels)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+        stem_channels = 128 if deep_stem and not v1c else 64
+        make_stem = deep_stem_of if deep_stem else plain_stem_of
+        self.stem = make_stem(in_channels, stem_channels)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=not v1c)
 
         dilated8 = output_stride == 8
         grid = [(4 if dilated8 else 2) * factor for factor in multi_grid]
-        stem_channels = 128 if deep_stem else 64
         c1, c2, c3, _ = self.channels
         self.layer1 = stage(block, stem_channels, 64, 1, [1] * depths[0])
         self.layer2 = stage(block, c1, 128, 2, [1] * depths[1])
@@ -172,9 +175,10 @@ def stage(
     return nn.Sequential(*blocks)
 
 
-def deep_stem_of(in_channels: int) -> nn.Sequential:
+def deep_stem_of(in_channels: int, out_channels: int) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    plan = ((in_channels, 64, 2), (64, 64, 1), (64, 128, 1))
+    half = out_channels // 2
+    plan = ((in_channels, half, 2), (half, half, 1), (half, out_channels, 1))
     for i, (before, after, stride) in enumerate(plan, start=1):
         layers[f"conv{i}"] = conv3x3(before, after, stride)
         layers[f"bn{i}"] = nn.BatchNorm2d(after)
@@ -182,10 +186,10 @@ def deep_stem_of(in_channels: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-def plain_stem_of(in_channels: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+def plain_stem_of(in_channels: int, out_channels: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 7, stride=2, padding=3, bias=False)
     return nn.Sequential(
-        OrderedDict(conv1=conv, bn1=nn.BatchNorm2d(64), relu1=nn.ReLU(inplace=True))
+        OrderedDict(conv1=conv, bn1=nn.BatchNorm2d(out_channels), relu1=nn.ReLU(inplace=True))
     )
 
 

@@ -38,17 +38,16 @@ def _rules(config: Config) -> Iterator[Rule]:
     yield "train.ema", train.ema, in_range, "a decay between 0 and 1, such as 0.999, or null"
     yield _at_least("train.seed", train.seed, 0)
 
-    for name, weight in config.loss.aux_weights.items():
-        yield _at_least(f"loss.aux_weights.{name}", weight, 0)
-    smoothing = config.loss.label_smoothing
-    yield "loss.label_smoothing", smoothing, 0 <= smoothing < 1, "at least 0 and below 1"
-    thresh = config.loss.ohem_thresh
-    yield "loss.ohem_thresh", thresh, thresh is None or 0 <= thresh <= 1, "null, or 0 to 1"
-    yield _at_least("loss.ohem_min_kept", config.loss.ohem_min_kept, 0)
-
+    yield from _loss_rules(config)
     yield _at_least("val.every", val.every, 1)
     yield "val.scales", val.scales, bool(val.scales) and min(val.scales) > 0, "numbers above 0"
     yield _at_least("val.patience", val.patience, 1)
+    sizes = (val.fixed_size, val.min_side)
+    yield "val.min_side", val.min_side, None in sizes, "null beside val.fixed_size"
+    for name, side in (("fixed_size", min(val.fixed_size or (1,))), ("min_side", val.min_side)):
+        yield _at_least(f"val.{name}", side, 1)
+    yield _at_least("val.multiple", val.multiple, 1)
+    yield _at_least("val.slide_from", val.slide_from, 0)
     yield from _window_rules(config)
 
     for name in ("save_every", "log_every"):
@@ -66,6 +65,14 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     data = config.data
     needs_root = data.name != "scenes"
     yield "data.root", data.root, bool(data.root) or not needs_root, f"the folder of {data.name}"
+    for name in ("classes", "id_map"):
+        value, own = getattr(data, name), data.name == "folder"
+        yield f"data.{name}", value, value is None or own, "null unless data.name=folder"
+    for name in ("train_list", "val_list"):
+        value, files = getattr(data, name), data.name != "scenes"
+        yield f"data.{name}", value, value is None or files, "null, since scenes are drawn,"
+    counted = data.background and data.name != "pascal_context"
+    yield "data.background", True, not counted, "false unless data.name=pascal_context"
     yield "data.scene_size", data.scene_size, min(data.scene_size) >= 32, "at least 32 × 32"
     yield _at_least("data.scene_length", data.scene_length, 1)
     yield _at_least("data.scene_val_length", data.scene_val_length, 1)
@@ -73,6 +80,15 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     for name in ("scale_range", "aspect_range"):
         low, high = getattr(data, name)
         yield f"data.{name}", (low, high), 0 < low <= high, "0 < lowest ≤ highest"
+    sides = {name: getattr(data, name) for name in ("fixed_size", "min_side", "long_side")}
+    given = {name: side for name, side in sides.items() if side is not None}
+    yield "data", given, len(given) <= 1, "one of fixed_size, min_side and long_side at most"
+    for name, side in given.items():
+        least = min(side) if isinstance(side, tuple) else side
+        yield f"data.{name}", side, least >= 1, "pixels, 1 or more"
+    plain = data.long_side is None or tuple(data.aspect_range) == (1, 1)
+    yield "data.aspect_range", data.aspect_range, plain, "[1, 1] beside data.long_side"
+    yield _above_zero("data.scale_step", data.scale_step)
     yield "data.brightness", data.brightness, 0 <= data.brightness <= 255, "0 to 255"
     channels = config.model.in_channels
     for name in ("mean", "std"):
@@ -81,6 +97,26 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     yield "data.std", data.std, min(data.std) > 0, "numbers above 0"
     yield _above_zero("data.divisor", data.divisor)
     yield _at_least("data.workers", data.workers, 0)
+
+
+def _loss_rules(config: Config) -> Iterator[Rule]:
+    loss = config.loss
+    yield "loss.main", loss.main, bool(loss.main), "a loss and its weight, or several"
+    for key in ("main", "aux_weights"):
+        for name, weight in getattr(loss, key).items():
+            yield _at_least(f"loss.{key}.{name}", weight, 0)
+    numbers = loss.class_weights is not None
+    name = loss.class_weights_of
+    yield "loss.class_weights_of", name, not (name and numbers), "null beside loss.class_weights"
+    smoothing = loss.label_smoothing
+    yield "loss.label_smoothing", smoothing, 0 <= smoothing < 1, "at least 0 and below 1"
+    yield _at_least("loss.focal_gamma", loss.focal_gamma, 0)
+    yield "loss.rmi_weight", loss.rmi_weight, 0 <= loss.rmi_weight <= 1, "0 to 1"
+    yield _at_least("loss.rmi_radius", loss.rmi_radius, 1)
+    yield _at_least("loss.rmi_stride", loss.rmi_stride, 1)
+    thresh = loss.ohem_thresh
+    yield "loss.ohem_thresh", thresh, thresh is None or 0 <= thresh <= 1, "null, or 0 to 1"
+    yield _at_least("loss.ohem_min_kept", loss.ohem_min_kept, 0)
 
 
 def _window_rules(config: Config) -> Iterator[Rule]:

@@ -106,7 +106,7 @@ def differences(config: Config, saved: dict[str, Any]) -> list[str]:
 def shipped_configs() -> list[str]:
     """Names of the configurations inside the package."""
     folder = _shipped_folder()
-    return sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("*.yaml"))
+    return sorted(f.relative_to(folder).with_suffix("").as_posix() for f in folder.glob("*/*.yaml"))
 
 
 def find_config(name_or_path: str | Path, beside: Path | None = None) -> Path:

@@ -11,6 +11,22 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+DatasetName = Literal[
+    "scenes",
+    "camvid",
+    "folder",
+    "cityscapes",
+    "ade20k",
+    "lip",
+    "pascal_context",
+    "pascal_voc",
+    "coco_stuff_10k",
+]
+
+
+def _cross_entropy() -> dict[str, float]:
+    return {"cross_entropy": 1.0}
+
 
 @dataclass
 class ModelConfig:
@@ -20,6 +36,8 @@ class ModelConfig:
     backbone: str = "resnet101c"  # resnet18c, resnet50c, resnet101c, …
     variant: str = "openseg"  # published form of the network
     output_stride: int = 8  # input size over feature size: 8 or 16
+    multi_grid: list[int] | None = None  # ResNets: factors on the dilation of the last stage
+    align_corners: bool | None = None  # of all upsampling; null: as its variant was published
     in_channels: int = 3  # channels of an image
     weights: str | None = None  # file of parameters to start from; no resume: iteration 0
     weights_source: str = "auto"  # layout of that file; auto finds out
@@ -29,21 +47,30 @@ class ModelConfig:
 class DataConfig:
     """Where images come from and what is done to them before the network."""
 
-    name: Literal["scenes", "camvid", "folder"] = "scenes"  # data set
+    name: DatasetName = "scenes"  # data set
     root: str | None = None  # its folder; scenes are drawn and need none
-    train_split: str = "train"  # split to train on
+    train_split: str = "train"  # split to train on, or several: train+val, train+coarse
     val_split: str = "val"  # split to validate on
+    train_list: str | None = None  # text file of names: train on these samples of the split alone
+    val_list: str | None = None  # the same for validation
+    background: bool = False  # pascal_context: the background is a class of its own, the 60th
     classes: list[str] | None = None  # folder: names of the classes, by id; null reads the folder's
     id_map: dict[int, int] | None = None  # folder: {value in the file: id or 255}; null: as it is
     scene_size: tuple[int, int] = (128, 128)  # scenes: size of an image
     scene_length: int = 1000  # scenes: images in the training split
     scene_val_length: int = 100  # scenes: images in the validation split
     crop_size: tuple[int, int] = (512, 512)  # size of a training image, cropped and padded
+    order: Literal["resize_first", "flip_first"] = "resize_first"  # when to mirror
+    fixed_size: tuple[int, int] | None = None  # of a training image before the random resize
+    min_side: int | None = None  # or of its shorter side
     scale_range: tuple[float, float] = (0.5, 2.0)  # random resize before the crop
+    scale_step: float | None = None  # between the scales to draw from; null: any of the range
+    long_side: int | None = None  # the longer side at scale 1; null: as it is
     aspect_range: tuple[float, float] = (0.9, 1.1)  # random change of width over height
     interpolation: Literal["cubic", "linear"] = "cubic"  # of images in that resize
     flip: bool = True  # mirror half of the images
     brightness: int = 10  # largest random shift of the brightness, in 1/255
+    padding: Literal["random", "right_down"] = "random"  # where a small image is padded
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # after the division
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # after the division
     divisor: float = 255.0  # pixel values are divided by it first
@@ -69,6 +96,7 @@ class TrainConfig:
     clip_grad_norm: float | None = None  # largest norm of the gradient of a step
     ema: float | None = None  # decay of averaged weights, which are then validated and used
     amp: Literal["none", "bf16", "fp16"] = "none"  # precision of the forward pass; fp16 needs CUDA
+    freeze_norm: bool = False  # batch norms keep the statistics of model.weights
     channels_last: bool = True  # memory format of images and weights
     compile: bool = False  # torch.compile the network
     seed: int = 304  # of weights, order and augmentation
@@ -77,11 +105,17 @@ class TrainConfig:
 
 @dataclass
 class LossConfig:
-    """Cross entropy at full resolution."""
+    """Of the main logits the losses in `main`, each with its weight; of others cross entropy."""
 
+    main: dict[str, float] = field(default_factory=_cross_entropy)  # or focal, dice, lovasz, rmi
     aux_weights: dict[str, float] = field(default_factory=lambda: {"aux": 0.4})  # of other heads
-    class_weights: list[float] | None = None  # a weight for each class
+    class_weights: list[float] | None = None  # of cross entropy and focal, one for each class
+    class_weights_of: str | None = None  # the same by name, as published for it: cityscapes
     label_smoothing: float = 0.0  # share of the target given to all classes alike
+    focal_gamma: float = 2.0  # power of the doubt that weighs a pixel
+    rmi_weight: float = 0.5  # of its cross entropy; the rest is for the neighbourhoods
+    rmi_radius: int = 3  # side of a neighbourhood
+    rmi_stride: int = 3  # pixels pooled to one before
     ohem_thresh: float | None = None  # main loss of pixels below this probability alone; null: all
     ohem_min_kept: int = 100_000  # but of at least so many pixels of a micro batch
     ohem_variant: Literal["openseg", "ocnet"] = "openseg"  # whose published rule for limit and mean
@@ -96,8 +130,13 @@ class ValConfig:
     mode: Literal["whole", "slide"] = "whole"  # one pass over the image, or sliding windows
     crop_size: tuple[int, int] | None = None  # slide: size of a window; null: data.crop_size
     stride: tuple[int, int] | None = None  # slide: step of the window; null: its size
+    slide_from: float = 1.0  # slide: smaller scales pass whole
+    fixed_size: tuple[int, int] | None = None  # images are resized to it first, cubic
+    min_side: int | None = None  # or until their shorter side has this length
+    multiple: int = 1  # images are padded right and below to a multiple of it
     scales: list[float] = field(default_factory=lambda: [1.0])  # logits are summed over these
-    flip: bool = False  # add the logits of the mirrored image
+    flip: bool = False  # add the logits of the mirrored image, left and right classes exchanged
+    combine: Literal["logits", "exp"] = "logits"  # exp: their exponentials are summed, as by HRNet
     patience: int | None = None  # stop after this many validations without a better mean IoU
 
 

@@ -6,18 +6,36 @@ A data set is anything with `info`, `__len__` and `load(index) -> Sample`; nothi
 
 from openseg.data import drawing, palettes
 from openseg.data.base import Dataset, DatasetInfo, Sample, open_image
-from openseg.data.datasets import CamVid, ContextScenes, FolderDataset
+from openseg.data.datasets import (
+    ADE20K,
+    LIP,
+    CamVid,
+    Cityscapes,
+    COCOStuff10K,
+    ContextScenes,
+    FolderDataset,
+    PairedDataset,
+    PascalContext,
+    PascalVOC,
+)
 from openseg.data.samplers import ResumableSampler
 from openseg.data.transforms import EvalTransform, Normalize, TrainSet, TrainTransform
 
 __all__ = [
+    "ADE20K",
+    "LIP",
+    "COCOStuff10K",
     "CamVid",
+    "Cityscapes",
     "ContextScenes",
     "Dataset",
     "DatasetInfo",
     "EvalTransform",
     "FolderDataset",
     "Normalize",
+    "PairedDataset",
+    "PascalContext",
+    "PascalVOC",
     "ResumableSampler",
     "Sample",
     "TrainSet",

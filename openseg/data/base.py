@@ -20,12 +20,19 @@ _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Names and colours of the classes of a set; `palette` has one RGB colour a class."""
+    """What the train ids of a set mean.
+
+    palette: one RGB colour a class.
+    flip_pairs: train ids that trade places in a mirrored image, such as left and right arm.
+    label_ids: the value of each class in the files of the set itself, which its own tools score.
+    """
 
     name: str
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
     ignore_index: int = IGNORE_INDEX
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    label_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.classes) <= IGNORE_INDEX:
@@ -37,6 +44,11 @@ class DatasetInfo:
             raise DataError(
                 f"{self.name}: {len(self.palette)} colours for {len(self.classes)} classes; "
                 "give one RGB colour a class"
+            )
+        if self.label_ids is not None and len(self.label_ids) != len(self.classes):
+            raise DataError(
+                f"{self.name}: {len(self.label_ids)} label_ids for {len(self.classes)} classes; "
+                "give the value of each class in the label files"
             )
 
     @property

@@ -12,7 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 Interpolation = Literal["cubic", "linear"]
+Size = tuple[int, int]  # height, width
 _CUBIC_A = -0.75
+_BLOCK = 1 << 16  # values that a core works on at a time
 
 
 class Window(NamedTuple):
@@ -25,43 +27,82 @@ class Window(NamedTuple):
 
 
 def resize_image(
-    image: np.ndarray, size: tuple[int, int], window: Window, interpolation: Interpolation
+    image: np.ndarray,
+    size: Size,
+    window: Window,
+    interpolation: Interpolation,
+    first: Size | None = None,
 ) -> np.ndarray:
     """The `window` of `image` uint8 [H, W, C] resized to `size` (height, width): uint8 [h, w, C].
 
     As cv2.resize with INTER_CUBIC or INTER_LINEAR, up to one grey level where a rounding differs.
+    first: the image is resized to this size before; only what the second pass reads is computed.
     """
-    if size == image.shape[:2]:
-        return _cut(image, window)
-    rows, row_weights = _taps(image.shape[0], size[0], window.top, window.height, interpolation)
-    columns, column_weights = _taps(
-        image.shape[1], size[1], window.left, window.width, interpolation
-    )
-    first, last = columns.min(), columns.max() + 1
-    image = image[:, first:last]
-    lines = sum(  # [h, columns of the source, C]
-        image[row] * weight[:, None, None] for row, weight in zip(rows, row_weights, strict=True)
-    )
-    pixels = sum(  # [h, w, C]
-        lines[:, column] * weight[:, None]
-        for column, weight in zip(columns - first, column_weights, strict=True)
-    )
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    old = first or image.shape[:2]
+    if size == old:
+        return _before(image, window, interpolation, first)
+    rows, row_weights = _taps(old[0], size[0], window.top, window.height, interpolation)
+    columns, column_weights = _taps(old[1], size[1], window.left, window.width, interpolation)
+    read = _hull(rows, columns)
+    image = _before(image, read, interpolation, first)
+    channels = image.shape[2]
+    pixels: np.ndarray = image.astype(np.float32).reshape(read.height, -1)
+    pixels = _combine(pixels, rows - read.top, row_weights)  # [h, columns that are read · C]
+    pixels = pixels.reshape(window.height, read.width, channels).transpose(1, 0, 2)
+    pixels = pixels.reshape(read.width, -1)
+    pixels = _combine(pixels, columns - read.left, column_weights)  # [w, h · C]
+    np.clip(np.rint(pixels, out=pixels), 0, 255, out=pixels)
+    resized = pixels.astype(np.uint8).reshape(window.width, window.height, channels)
+    return np.ascontiguousarray(resized.transpose(1, 0, 2))
 
 
-def resize_label(label: np.ndarray, size: tuple[int, int], window: Window) -> np.ndarray:
+def _combine(lines: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float32 [n, M]: line i is Σₜ weights[t, i] · lines[taps[t, i]].
+
+    In blocks that stay in the cache, and without temporary arrays.
+    """
+    count = taps.shape[1]
+    combined = np.empty((count, lines.shape[1]), dtype=np.float32)
+    step = max(_BLOCK // max(lines.shape[1], 1), 1)
+    scaled = np.empty((step, lines.shape[1]), dtype=np.float32)
+    for start in range(0, count, step):
+        block = slice(start, start + step)
+        total = combined[block]
+        term = scaled[: len(total)]
+        total[:] = 0
+        for tap, weight in zip(taps[:, block], weights[:, block, None], strict=True):
+            np.take(lines, tap, axis=0, out=term, mode="clip")  # unlike "raise", without a copy
+            term *= weight
+            total += term
+    return combined
+
+
+def resize_label(
+    label: np.ndarray, size: Size, window: Window, first: Size | None = None
+) -> np.ndarray:
     """The `window` of `label` [H, W] resized to `size`, nearest neighbour as cv2.INTER_NEAREST:
-    the source of pixel i is floor(i · old / new)."""
-    if size == label.shape:
-        return _cut(label, window)
-    rows = np.arange(window.top, window.top + window.height) * label.shape[0] // size[0]
-    columns = np.arange(window.left, window.left + window.width) * label.shape[1] // size[1]
-    return label[rows[:, None], columns]
+    the source of pixel i is floor(i · old / new). first: as for an image."""
+    rows = np.arange(window.top, window.top + window.height)
+    columns = np.arange(window.left, window.left + window.width)
+    for new, old in ((size, first or size), (first or size, label.shape)):
+        rows, columns = rows * old[0] // new[0], columns * old[1] // new[1]
+    return np.take(label[rows], columns, axis=1)
 
 
-def _cut(array: np.ndarray, window: Window) -> np.ndarray:
+def _before(
+    image: np.ndarray, window: Window, interpolation: Interpolation, size: Size | None
+) -> np.ndarray:
+    """The `window` of the image as it is, or as it is when resized to `size`."""
+    if size is not None:
+        return resize_image(image, size, window, interpolation)
     top, left, height, width = window
-    return array[top : top + height, left : left + width]
+    return image[top : top + height, left : left + width]
+
+
+def _hull(rows: np.ndarray, columns: np.ndarray) -> Window:
+    """The smallest window with all these rows and columns."""
+    top, left = int(rows.min()), int(columns.min())
+    return Window(top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left)
 
 
 def _taps(

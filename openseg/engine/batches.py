@@ -29,7 +29,7 @@ def endless_batches(
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_interrupts_to_the_loop,
+        worker_init_fn=_leave_signals_to_the_loop,
         generator=torch.Generator(),
     )
     for batch in loader:
@@ -56,6 +56,10 @@ def _collate(items: list[Any]) -> Any:
     return errors[0] if errors else default_collate(items)
 
 
-def _leave_interrupts_to_the_loop(worker: int) -> None:
-    """A terminal sends Ctrl-C to all processes, and the loop still wants its batches."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """A terminal, `timeout` or a scheduler signals all processes, and the loop wants its batches.
+
+    The loader ends its processes by a message, and they end by themselves without their parent.
+    """
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, signal.SIG_IGN)

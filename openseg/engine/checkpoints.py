@@ -12,7 +12,6 @@ The keys of a checkpoint:
 """
 
 import os
-import pickle
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from openseg.errors import CheckpointError
+from openseg.weights import load_plain, read_safetensors
 
 FORMAT = "openseg"
 VERSION = 1
@@ -70,38 +70,38 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: there is no such checkpoint{_neighbours(path)}")
     if not path.is_file():
         raise CheckpointError(f"{path}: is no file; name a checkpoint, such as {path / 'last.pt'}")
-    contents = _load(path)
+    if path.suffix == ".safetensors":
+        return _from_safetensors(path)
+    contents = load_plain(path)
     foreign = "load parameters of other packages with model.weights=… or openseg.load_weights"
     if not isinstance(contents, dict) or contents.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is no checkpoint of openseg; {foreign}")
-    version = contents.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise CheckpointError(
-            f"{path}: has format version {version}, and this openseg reads up to {VERSION}; "
-            "upgrade openseg"
-        )
+    _check_version(path, contents.get("version"))
     missing = sorted(_KEYS - contents.keys())
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}; it was not saved by openseg")
     return contents
 
 
-def _load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except pickle.UnpicklingError as error:
+def _from_safetensors(path: Path) -> dict[str, Any]:
+    """Of `openseg.convert`: the network and its meaning, but no run that it comes from."""
+    state_dict, metadata = read_safetensors(path)
+    if not {"model", "meta"} <= metadata.keys():
         raise CheckpointError(
-            f"{path}: holds more than tensors and plain types, or is damaged; "
-            "openseg saves and loads nothing else"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        size = path.stat().st_size
+            f"{path}: does not say what network its tensors are for, or what the labels mean; "
+            "`python -m openseg.convert --model …` writes files that do"
+        )
+    _check_version(path, metadata.get("version"))
+    nothing: dict[str, Any] = dict.fromkeys(_KEYS)
+    return {**nothing, **metadata, "format": FORMAT, "state_dict": state_dict}
+
+
+def _check_version(path: Path, version: Any) -> None:
+    if not isinstance(version, int) or version > VERSION:
         raise CheckpointError(
-            f"{path}: is damaged or cut short ({size:,} bytes: {str(error).partition('. ')[0]}); "
-            "copy it again, or use another checkpoint of the run"
-        ) from error
+            f"{path}: has format version {version}, and this openseg reads up to {VERSION}; "
+            "upgrade openseg"
+        )
 
 
 def _neighbours(path: Path) -> str:

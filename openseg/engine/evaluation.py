@@ -27,12 +27,15 @@ def evaluate(
     *,
     workers: int = 0,
     progress: Progress | None = None,
+    save: Callable[[str, Tensor], None] | None = None,
 ) -> SegmentationMetrics:
     """Metrics of `infer` on a data set with labels.
 
     dataset: `dataset.load(index)` -> sample with a label; `dataset.info` has the class names.
     transform: sample -> (image float32 [C, H, W], label uint8 [h, w]) arrays. Where the transform
         resizes the image but not the label, predictions are brought to the label's size.
+    save: called with the name of each image of this process and its labels [h, w]. Images may then
+        lack a label: they are predicted, at the size of the sample's image, and not counted.
     num_classes: classes of the network; the data set must have as many.
     workers: processes that read images ahead.
     progress: called with (done, all) images of this process after each of them.
@@ -45,7 +48,7 @@ def evaluate(
     confusion = ConfusionMatrix(info.num_classes, info.ignore_index, info.classes, infer.device)
     indices = _share_of_this_process(dataset)
     loader = DataLoader(
-        _Prepared(dataset, transform),
+        _Prepared(dataset, transform, unlabelled=save is not None),
         batch_size=None,
         sampler=indices,
         num_workers=workers,
@@ -55,9 +58,12 @@ def evaluate(
     for done, item in enumerate(loader, start=1):
         if isinstance(item, OpensegError):
             raise item
-        image, label, name = item
-        prediction = infer(image, size=tuple(label.shape))
-        _count(confusion, prediction, label.to(infer.device, non_blocking=True), name)
+        image, label, size, name = item
+        prediction = infer(image, size=size)
+        if label is not None:
+            _count(confusion, prediction, label.to(infer.device, non_blocking=True), name)
+        if save is not None:
+            save(name, prediction)
         if progress is not None:
             progress(done, len(indices))
     confusion.reduce()
@@ -75,24 +81,31 @@ def check_classes(info: Any, num_classes: int) -> None:
 
 
 class _Prepared(Dataset[Any]):
-    """Image, label and name as a loader's worker makes them.
+    """Image, label, size of the label and name as a loader's worker makes them.
 
     A user's error is returned, not raised: a loader would wrap it in the worker's traceback.
     """
 
-    def __init__(self, dataset: Any, transform: Callable[[Any], tuple[Any, Any]]) -> None:
+    def __init__(
+        self, dataset: Any, transform: Callable[[Any], tuple[Any, Any]], unlabelled: bool
+    ) -> None:
         self.dataset = dataset
         self.transform = transform
+        self.unlabelled = unlabelled
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str] | OpensegError:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any, tuple[int, int], str] | OpensegError:
         try:
             sample = self.dataset.load(index)
         except OpensegError as error:
             return error
-        if sample.label is None:
+        if sample.label is None and not self.unlabelled:
             return DataError(f"{sample.name}: has no label map; evaluation needs one per image")
         image, label = self.transform(sample)
-        return torch.as_tensor(image), torch.as_tensor(label), sample.name
+        height, width = sample.image.shape[:2]
+        if label is not None:
+            label = torch.as_tensor(label)
+            height, width = label.shape
+        return torch.as_tensor(image), label, (height, width), sample.name
 
 
 def _share_of_this_process(dataset: Sized) -> range:

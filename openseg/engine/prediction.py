@@ -41,12 +41,13 @@ class Predictor:
     >>> predict = Predictor(*openseg.build.load_predictor("best.pt"))
     >>> image, labels, confidence = predict("street.jpg")
 
-    meta: "classes", "palette" and "normalize" as a checkpoint carries them.
+    meta: "classes", "palette" and "normalize" as a checkpoint carries them, and "flip_pairs" where
+        left and right are classes.
     options: arguments of `Inference`, such as scales=(0.5, 1.0) or flip=True.
     """
 
     def __init__(self, model: nn.Module, meta: Mapping[str, Any], **options: Any) -> None:
-        self.infer = Inference(model, **options)
+        self.infer = Inference(model, flip_pairs=meta.get("flip_pairs", ()), **options)
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.palette = [(r, g, b) for r, g, b in meta["palette"]]
         self.normalize = Normalize.from_dict(meta["normalize"])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -32,6 +33,7 @@ class Trainer:
     optimizer: its groups have a `base_lr`, which `schedule` scales.
     micro_batch_size: images in a forward pass; by default all that `step` gets.
     clip_grad_norm: largest norm of the gradient.
+    freeze_norm: batch norms use and keep the running statistics that they have.
     ema_decay: keep averaged parameters in `averaged`. The running statistics of batch norms, which
         are averages already, are copied.
     """
@@ -48,6 +50,7 @@ class Trainer:
         amp: Literal["none", "bf16", "fp16"] = "none",
         clip_grad_norm: float | None = None,
         ema_decay: float | None = None,
+        freeze_norm: bool = False,
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
@@ -61,6 +64,7 @@ class Trainer:
         self.amp_dtype = AMP_DTYPES[amp]
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=amp == "fp16")
         self.clip_grad_norm = clip_grad_norm
+        self.freeze_norm = freeze_norm
         self.averaged: AveragedModel | None = None
         if ema_decay is not None:
             average = get_ema_multi_avg_fn(ema_decay)
@@ -99,7 +103,7 @@ class Trainer:
         images: [B, C, H, W], the share of this process. labels: [B, H, W].
         """
         set_learning_rate(self.optimizer, self.schedule(self.iteration))
-        self.model.train()
+        self._train_mode()
         size = self.micro_batch_size or len(images)
         micro_batches = list(zip(images.split(size), labels.split(size), strict=True))
         losses: dict[str, Tensor] = {}
@@ -115,6 +119,12 @@ class Trainer:
         self.iteration += 1
         self.samples += len(images) * self.process.world_size
         return losses
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        for module in self.model.modules() if self.freeze_norm else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
 
     def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         device = self.process.device

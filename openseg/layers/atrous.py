@@ -28,6 +28,7 @@ class AtrousPyramid(nn.Module):
         *,
         bias: bool = False,
         dropout: float = 0.1,
+        fuse_kernel: int = 1,
     ) -> None:
         """`context(x, …)` returns [B, hidden, H, W], as the other branches do."""
         super().__init__()
@@ -37,7 +38,9 @@ class AtrousPyramid(nn.Module):
             ConvNormAct(in_channels, hidden_channels, 3, dilation=d, bias=bias) for d in dilations
         ]
         self.branches = nn.ModuleList(branches)
-        self.fuse = ConvNormAct(hidden_channels * (len(branches) + 1), out_channels, bias=bias)
+        self.fuse = ConvNormAct(
+            hidden_channels * (len(branches) + 1), out_channels, fuse_kernel, bias=bias
+        )
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor, *context_arguments: Tensor) -> Tensor:
@@ -47,7 +50,10 @@ class AtrousPyramid(nn.Module):
 
 
 class AtrousPyramidPooling(AtrousPyramid):
-    """ASPP of DeepLabV3: the context is the average over the image."""
+    """ASPP of DeepLabV3 (Chen et al. 2017): the context is the average over the image.
+
+    [B, C, H, W] -> [B, out, H, W].
+    """
 
     def __init__(
         self,
@@ -56,14 +62,23 @@ class AtrousPyramidPooling(AtrousPyramid):
         dilations: Sequence[int] = (12, 24, 36),
         *,
         align_corners: bool = True,
+        fuse_kernel: int = 1,
     ) -> None:
         context = PooledContext(in_channels, out_channels, align_corners=align_corners)
-        super().__init__(context, in_channels, out_channels, out_channels, dilations)
+        super().__init__(
+            context,
+            in_channels,
+            out_channels,
+            out_channels,
+            dilations,
+            fuse_kernel=fuse_kernel,
+        )
 
 
 class AtrousBaseObjectContext(AtrousPyramid):
     """ASP-OC (Yuan, Wang: OCNet, 2018): self-attention at half of the resolution as context.
 
+    [B, C, H, W] -> [B, out, H, W].
     In the form of `ocnet` the attention is shared, its values as wide as the hidden channels, and
     a 1×1 convolution stands before the norm that ends the branch.
     """
@@ -110,7 +125,11 @@ class RegionContext(nn.Module):
 
 
 class AtrousObjectContext(AtrousPyramid):
-    """ASP-OCR: the context of object regions, without the map that it was computed from."""
+    """ASP-OCR (Yuan, Chen, Wang 2020): the context of object regions, without the map that it was
+    computed from.
+
+    features [B, C, H, W], logits [B, K, H, W] of the soft regions -> [B, out, H, W].
+    """
 
     def __init__(
         self,

@@ -16,14 +16,20 @@ class InterlacedStage(nn.Module):
     """Attention within "long" or "short" groups, and a 1×1 convolution: [B, C, H, W] in and out."""
 
     def __init__(
-        self, channels: int, key_channels: int, groups: tuple[int, int], kind: str
+        self,
+        channels: int,
+        key_channels: int,
+        groups: tuple[int, int],
+        kind: str,
+        *,
+        value_bias: bool = False,
     ) -> None:
         super().__init__()
         self.groups = groups
         self.kind = kind
         self.query = two_convs(channels, key_channels, bias=False)
         self.key = two_convs(channels, key_channels, bias=False)
-        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=value_bias)
         self.project = ConvNormAct(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +40,9 @@ class InterlacedStage(nn.Module):
 
 
 class InterlacedSelfAttention(nn.Module):
-    """A long-range stage, a short-range one; [x, context] fused by a 1×1 convolution."""
+    """A long-range stage, a short-range one; [x, context] fused by a 1×1 convolution (ISA: Huang,
+    Yuan et al. 2019).
+    """
 
     def __init__(
         self,
@@ -44,12 +52,15 @@ class InterlacedSelfAttention(nn.Module):
         *,
         groups: tuple[int, int] = (8, 8),
         dropout: float = 0.05,
+        value_bias: bool = False,
     ) -> None:
         """`groups`: rows and columns of a short-range block."""
         super().__init__()
         self.groups = groups
-        self.long_range = InterlacedStage(in_channels, key_channels, groups, "long")
-        self.short_range = InterlacedStage(in_channels, key_channels, groups, "short")
+        self.long_range, self.short_range = (
+            InterlacedStage(in_channels, key_channels, groups, kind, value_bias=value_bias)
+            for kind in ("long", "short")
+        )
         self.fuse = ConvNormAct(2 * in_channels, out_channels, bias=False)
         self.dropout = nn.Dropout2d(dropout)
 

@@ -6,6 +6,7 @@ their statistics come from B × K samples.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openseg import ops
@@ -13,7 +14,7 @@ from openseg.layers.conv import ConvNormAct, two_convs
 
 
 class ObjectContext(nn.Module):
-    """Pixels attend to the representations of K object regions.
+    """Pixels attend to the representations of K object regions (OCR: Yuan, Chen, Wang 2020).
 
     Regions are gathered with a softmax over the pixels of each class's logits; the context that
     pixels attend to is projected back to `in_channels`, concatenated as [context, features] and
@@ -46,10 +47,66 @@ class ObjectContext(nn.Module):
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         """features [B, in, H, W], logits [B, K, H, W] of the soft regions -> [B, out, H, W]."""
         regions = ops.spatial_gather(features, logits)
-        regions = regions.transpose(1, 2).unsqueeze(3)  # [B, in, K, 1]
-        key = self.key(regions).squeeze(3).transpose(1, 2)
-        value = self.value(regions).squeeze(3).transpose(1, 2)
+        key, value = self._of_regions(self.key, regions), self._of_regions(self.value, regions)
         context = self.project(ops.object_attention(self.query(features), key, value))
         if self.fuse is None:
             return context
         return self.dropout(self.fuse(torch.cat([context, features], dim=1)))
+
+    @staticmethod
+    def _of_regions(transform: nn.Module, regions: Tensor) -> Tensor:
+        """[B, K, in] -> [B, K, out] by a transform of maps."""
+        maps = regions.transpose(1, 2).unsqueeze(3)  # [B, in, K, 1]
+        return transform(maps).squeeze(3).transpose(1, 2)
+
+
+class IdealObjectContext(ObjectContext):
+    """Object context with the regions of the ground truth: what OCR could gain (its section 4.2).
+
+    A region is described by the mean over its pixels, and a pixel attends to its own region. With
+    `background` the mean value of all other regions is a second context: [context, background,
+    features] are fused. The transforms of queries and keys are there, but have no part in it, so
+    that weights of `ObjectContext` fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        key_channels: int,
+        out_channels: int,
+        *,
+        dropout: float = 0.05,
+        background: bool = False,
+    ) -> None:
+        super().__init__(in_channels, key_channels, out_channels, dropout=dropout)
+        self.background = background
+        if background:
+            self.fuse = ConvNormAct(3 * in_channels, out_channels)
+
+    def forward(self, features: Tensor, regions: Tensor) -> Tensor:
+        """features [B, in, H, W], regions [B, R, H, W] of `ideal_regions` -> [B, out, H, W]."""
+        assert self.fuse is not None
+        regions = regions.to(features.dtype)
+        means = F.normalize(regions.flatten(2), p=1.0, dim=2) @ features.flatten(2).mT
+        value = self._of_regions(self.value, means)
+        parts = [regions, 1 - regions] if self.background else [regions]
+        contexts = [self.project(self._attend(part, value)) for part in parts]
+        return self.dropout(self.fuse(torch.cat([*contexts, features], dim=1)))
+
+    @staticmethod
+    def _attend(regions: Tensor, value: Tensor) -> Tensor:
+        """The mean of the values [B, R, D] that each pixel's regions [B, R, H, W] have."""
+        weights = F.normalize(regions, p=1.0, dim=1)
+        return (value.mT @ weights.flatten(2)).unflatten(2, regions.shape[2:])
+
+
+def ideal_regions(
+    labels: Tensor, size: tuple[int, int], num_classes: int, ignore_index: int = 255
+) -> Tensor:
+    """Labels [B, H, W] at a smaller size and one-hot, float32 [B, K + 1, *size].
+
+    The labels are those of the nearest pixels; what is ignored is a region of its own, the last.
+    """
+    small = F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0].long()
+    small = small.masked_fill(small == ignore_index, num_classes)
+    return F.one_hot(small, num_classes + 1).permute(0, 3, 1, 2).float()

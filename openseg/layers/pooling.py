@@ -27,7 +27,9 @@ class PooledContext(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Pyramid pooling module: [pooled at each of `bins`, x], fused by a 3×3 convolution."""
+    """Pyramid pooling module: [pooled at each of `bins`, x], fused by a 3×3 convolution (Zhao et
+    al.: PSPNet, 2017).
+    """
 
     def __init__(
         self,

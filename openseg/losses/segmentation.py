@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The training loss of all networks: cross entropy on the main logits and, weighted, on the others.
+"""The training loss of a network: that of the main logits and, weighted, those of the others.
 
-Logits come at feature resolution; the loss upsamples them to the size of the target.
+Logits come at feature resolution; each loss upsamples them to the size of the target.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
-from openseg.ops import Ohem, upsample_cross_entropy
+from openseg.losses.cross_entropy import CrossEntropy
 
 
 class Logits(Protocol):
@@ -24,41 +23,32 @@ class Logits(Protocol):
 
 
 class SegmentationLoss(nn.Module):
-    """Main cross entropy + Σ weight · auxiliary cross entropy.
+    """Main loss + Σ weight · auxiliary loss.
+
+    A loss is a module (logits [B, K, h, w], target [B, H, W]) -> scalar.
 
     Args:
+        main: loss of the main logits; cross entropy by default.
+        aux: loss of every auxiliary output, cross entropy by default: the published networks have
+            plain cross entropy there, whatever the main loss.
         aux_weights: a weight for each auxiliary output of the network, by its name; names that
             the network does not have do no harm.
-        class_weights: K factors, one a class; the mean over pixels divides by their sum.
-        ignore_index: label of the pixels without loss.
-        align_corners: of the upsampling of the logits.
-        label_smoothing: in [0, 1].
-        ohem: online hard example mining on the main logits.
-        ohem_aux: on the auxiliary logits too; the published networks have plain cross entropy
-            there.
+        own: losses of single auxiliary outputs in place of `aux`, by name, such as
+            {"edge": EdgeCrossEntropy()}.
     """
-
-    class_weights: Tensor | None
 
     def __init__(
         self,
+        main: nn.Module | None = None,
+        aux: nn.Module | None = None,
         aux_weights: Mapping[str, float] | None = None,
-        class_weights: Sequence[float] | None = None,
-        ignore_index: int = 255,
-        align_corners: bool = True,
-        label_smoothing: float = 0.0,
-        ohem: Ohem | None = None,
-        ohem_aux: bool = False,
+        own: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        self.main = main or CrossEntropy()
+        self.aux = aux or CrossEntropy()
         self.aux_weights = {"aux": 0.4} if aux_weights is None else dict(aux_weights)
-        self.ignore_index = ignore_index
-        self.align_corners = align_corners
-        self.label_smoothing = label_smoothing
-        self.ohem = ohem
-        self.ohem_aux = ohem if ohem_aux else None
-        weights = None if class_weights is None else torch.tensor(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.own = nn.ModuleDict(own)
 
     def forward(self, output: Logits, target: Tensor) -> dict[str, Tensor]:
         """Losses by name for target [B, H, W] (uint8 or int64): "loss" is their weighted sum.
@@ -72,20 +62,24 @@ class SegmentationLoss(nn.Module):
                 f"no weight for the auxiliary outputs {sorted(unknown)}; "
                 f"aux_weights has {sorted(self.aux_weights)}"
             )
-        losses = {"main": self._cross_entropy(output.main, target, self.ohem)}
+        losses = {"main": self.main(output.main, target)}
         total = losses["main"]
         for name, logits in output.aux.items():
-            losses[name] = self._cross_entropy(logits, target, self.ohem_aux)
+            loss = self.own[name] if name in self.own else self.aux  # noqa: SIM401, it has no get
+            losses[name] = loss(logits, target)
             total = total + self.aux_weights[name] * losses[name]
         return {"loss": total, **losses}
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor, ohem: Ohem | None) -> Tensor:
-        return upsample_cross_entropy(
-            logits,
-            target,
-            align_corners=self.align_corners,
-            weight=self.class_weights,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            ohem=ohem,
-        )
+
+class WeightedSum(nn.Module):
+    """Σ weight · loss of the same logits, of (weight, loss) pairs."""
+
+    def __init__(self, *terms: tuple[float, nn.Module]) -> None:
+        super().__init__()
+        self.weights = [weight for weight, _ in terms]
+        self.losses = nn.ModuleList(loss for _, loss in terms)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Scalar loss of logits [B, K, h, w] and target [B, H, W] (uint8 or int64)."""
+        values = [loss(logits, target) for loss in self.losses]
+        return sum(w * v for w, v in zip(self.weights, values, strict=True))  # type: ignore

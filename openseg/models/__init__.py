@@ -12,8 +12,9 @@ from openseg.models.fcn import FCN
 from openseg.models.hrnet import HRNetV2
 from openseg.models.isanet import ISANet
 from openseg.models.ocnet import AspOCNet, BaseOCNet, BaseOCNetV2
-from openseg.models.ocrnet import AspOCRNet, OCRNet
+from openseg.models.ocrnet import AspOCRNet, IdealOCRNet, OCRNet
 from openseg.models.pspnet import PSPNet
+from openseg.models.segfix import SegFix, refine_labels
 
 _MODELS: dict[str, type[SegmentationModel]] = {
     "fcn": FCN,
@@ -23,6 +24,7 @@ _MODELS: dict[str, type[SegmentationModel]] = {
     "base_ocnet_v2": BaseOCNetV2,
     "asp_ocnet": AspOCNet,
     "ocrnet": OCRNet,
+    "ideal_ocrnet": IdealOCRNet,
     "asp_ocrnet": AspOCRNet,
     "isanet": ISANet,
     "hrnet": HRNetV2,
@@ -30,6 +32,7 @@ _MODELS: dict[str, type[SegmentationModel]] = {
     "ce2p_asp_ocnet": CE2PAspOCNet,
     "ce2p_ocrnet": CE2POCRNet,
     "ce2p_asp_ocrnet": CE2PAspOCRNet,
+    "segfix": SegFix,
 }
 _ALIASES = {
     "FCN-Stride8": "fcn",
@@ -48,10 +51,17 @@ _ALIASES = {
     "CE2P+ASPOC": "ce2p_asp_ocnet",
     "CE2P+FastBaseOC": "ce2p_ocrnet",
     "CE2P+FastAspOC": "ce2p_asp_ocrnet",
+    "segfix_hrnet": "segfix",
 }
 """Names in the published tables that differ by more than the case of letters."""
 
-__all__ = ["SegmentationModel", "SegmentationOutput", "create_model", "list_models"]
+__all__ = [
+    "SegmentationModel",
+    "SegmentationOutput",
+    "create_model",
+    "list_models",
+    "refine_labels",
+]
 
 
 def list_models() -> list[str]:
@@ -68,7 +78,7 @@ def create_model(
     in_channels: int = 3,
     multi_grid: Sequence[int] | None = None,
     variant: str = "openseg",
-    align_corners: bool = True,
+    align_corners: bool | None = None,
     activation: str = "relu",
 ) -> SegmentationModel:
     """Build a network with fresh weights.
@@ -76,12 +86,14 @@ def create_model(
     Args:
         name: one of `list_models()`, or the name the published tables have for it.
         backbone: one of `openseg.backbones.list_backbones()`.
-        num_classes: K, the number of classes.
-        output_stride: 8 or 16; None is that of the published network. HRNets have 4, always.
+        num_classes: K, the number of classes. SegFix has two, always: interior and boundary.
+        output_stride: 8 or 16; None is that of the published network. HRNets have 4, always, and
+            HRNet2x 2.
         in_channels: channels of the images.
         multi_grid: factors on the dilation of the blocks of the last stage; None is all ones.
         variant: which published form of the network, where there are several.
-        align_corners: of every bilinear upsampling of the network.
+        align_corners: of every bilinear upsampling of the network; None is True, but False in the
+            variant "mmseg".
         activation: of the heads: "relu", or "leaky_relu" (0.01) as checkpoints with InPlaceABN
             have it; `load_weights` sets it for those.
 
@@ -92,6 +104,8 @@ def create_model(
     network = _MODELS[name]
     if output_stride is None:
         output_stride = network.output_stride
+    if align_corners is None:
+        align_corners = variant != "mmseg"
     arguments = {
         "name": name,
         "backbone": backbone,
@@ -111,7 +125,7 @@ def create_model(
         align_corners=align_corners,
     )
     model = network(body, num_classes, variant=variant, align_corners=align_corners)
-    model.arguments = arguments
+    model.arguments = arguments | {"num_classes": model.num_classes}
     model.use_activation(activation)
     return model
 

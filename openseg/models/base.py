@@ -34,7 +34,9 @@ class SegmentationModel(nn.Module):
 
     variants: tuple[str, ...] = ("openseg",)
     uniform_dilation: tuple[str, ...] = ()  # the variants whose backbone has it
+    aux_outputs: tuple[str, ...] = ("aux",)  # the names in `aux` of what `forward` returns
     output_stride = 8
+    needs_labels = False  # whether `forward` takes labels too
     backbone: Backbone
 
     def __init__(

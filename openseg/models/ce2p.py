@@ -31,6 +31,7 @@ class CE2P(SegmentationModel):
     Subclasses give `self.context`, from [B, C, h, w] (and the auxiliary logits) to 512 channels.
     """
 
+    aux_outputs = ("seg", "edge", "aux")
     output_stride = 16
     context: nn.Module
 

@@ -15,14 +15,24 @@ from openseg.models.base import SegmentationModel, SegmentationOutput
 
 
 class DeepLabV3(SegmentationModel):
-    """Atrous spatial pyramid pooling of the last map on 256 channels."""
+    """Atrous spatial pyramid pooling of the last map on 256 channels.
+
+    Variant "mmseg", of mmsegmentation, has 512 of them, fused by a 3×3 convolution.
+    """
+
+    variants = ("openseg", "mmseg")
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, num_classes, **options)
         aux, main = self.feature_channels
-        self.context = AtrousPyramidPooling(main, 256, align_corners=self.align_corners)
-        self.classifier = nn.Conv2d(256, num_classes, 1)
-        self.aux_head = SegmentationHead(aux, 512, num_classes)
+        mmseg = self.variant == "mmseg"
+        width = 512 if mmseg else 256
+        self.context = AtrousPyramidPooling(
+            main, width, align_corners=self.align_corners, fuse_kernel=3 if mmseg else 1
+        )
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        aux_width = 256 if mmseg else 512
+        self.aux_head = SegmentationHead(aux, aux_width, num_classes, conv_bias=not mmseg)
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         aux, main = self.features(images)

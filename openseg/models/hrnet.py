@@ -14,19 +14,29 @@ from openseg.models.base import SegmentationModel, SegmentationOutput
 
 
 class HRNetV2(SegmentationModel):
-    """A 3×3 convolution and a classifier; variant "hrnet" (its authors' own code) has a 1×1."""
+    """A 3×3 convolution and a classifier.
 
-    variants = ("openseg", "hrnet")
+    Variants "hrnet" (its authors' own code) and "mmseg" (mmsegmentation) have a 1×1, the latter
+    without a bias before its norm.
+    """
+
+    aux_outputs = ()
+    variants = ("openseg", "hrnet", "mmseg")
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, num_classes, **options)
         _, channels = self.feature_channels
-        if self.variant == "hrnet":
-            self.head = SegmentationHead(
-                channels, channels, num_classes, kernel_size=1, dropout=0.0
-            )
-        else:
+        if self.variant == "openseg":
             self.head = SegmentationHead(channels, channels, num_classes, bias=False)
+        else:
+            self.head = SegmentationHead(
+                channels,
+                channels,
+                num_classes,
+                kernel_size=1,
+                dropout=0.0,
+                conv_bias=self.variant == "hrnet",
+            )
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         _, main = self.features(images)

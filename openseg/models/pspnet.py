@@ -15,14 +15,21 @@ from openseg.models.base import SegmentationModel, SegmentationOutput
 
 
 class PSPNet(SegmentationModel):
-    """Pyramid pooling of the last map on 512 channels."""
+    """Pyramid pooling of the last map on 512 channels.
+
+    Variant "mmseg", of mmsegmentation, has a narrower auxiliary head without a redundant bias.
+    """
+
+    variants = ("openseg", "mmseg")
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, num_classes, **options)
         aux, main = self.feature_channels
         self.context = PyramidPooling(main, 512, align_corners=self.align_corners)
         self.classifier = nn.Conv2d(512, num_classes, 1)
-        self.aux_head = SegmentationHead(aux, 512, num_classes)
+        mmseg = self.variant == "mmseg"
+        width = 256 if mmseg else 512
+        self.aux_head = SegmentationHead(aux, width, num_classes, conv_bias=not mmseg)
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         aux, main = self.features(images)

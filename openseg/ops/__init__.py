@@ -5,6 +5,7 @@
 """
 
 from openseg.ops.confusion_matrix import confusion_matrix
+from openseg.ops.inplace_abn import inplace_abn
 from openseg.ops.interlaced_attention import interlaced_attention
 from openseg.ops.object_attention import object_attention
 from openseg.ops.self_attention import self_attention
@@ -15,6 +16,7 @@ from openseg.ops.upsample_cross_entropy import Ohem, upsample_cross_entropy
 __all__ = [
     "Ohem",
     "confusion_matrix",
+    "inplace_abn",
     "interlaced_attention",
     "object_attention",
     "self_attention",

@@ -7,6 +7,7 @@ a backend that is asked for by name runs or raises with the reason. The environm
 OPENSEG_BACKEND, read at import, stands for every "auto".
 """
 
+import importlib.util
 import logging
 import os
 from collections.abc import Collection, Mapping
@@ -18,6 +19,9 @@ from openseg import _ext
 
 AUTO = os.environ.get("OPENSEG_BACKEND", "auto")
 _NAMES = ("auto", "reference", "cpp", "cuda", "triton")
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+# Triton reads it when it is imported, and runs kernels on a CPU then, one program after another
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 _log = logging.getLogger("openseg")
 
 if AUTO not in _NAMES:
@@ -48,6 +52,22 @@ def cuda_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dt
     return None
 
 
+def triton_obstacle(tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> str | None:
+    """Why the Triton kernels cannot take `tensor`."""
+    if not _HAS_TRITON:
+        return 'Triton is not installed: `pip install "openseg[triton]"`'
+    if tensor.device.type not in ("cuda", "xpu", *(["cpu"] if _INTERPRETED else [])):
+        return (
+            f"it serves tensors of GPUs, this one is on {tensor.device}; with TRITON_INTERPRET=1 "
+            "it is interpreted on a CPU, for tests"
+        )
+    if _INTERPRETED and tensor.dtype in (torch.bfloat16, torch.float16):
+        return f"Triton's interpreter has no right products of {tensor.dtype}"
+    if tensor.dtype not in dtypes:
+        return f"it serves {', '.join(map(str, dtypes))}, this tensor is {tensor.dtype}"
+    return None
+
+
 def allows_tf32() -> bool:
     """Whether torch's switch lets products of float32 on NVIDIA GPUs round their factors to TF32.
 
@@ -61,13 +81,16 @@ def allows_tf32() -> bool:
 def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> str:
     """The backend for one call; `obstacles` is ordered, fastest first.
 
+    "auto" never takes Triton's interpreter.
+
     Raises ValueError for an unknown name, RuntimeError for one that cannot run this call.
     """
     if backend not in _NAMES:
         raise ValueError(f"{operator}: backend is {backend!r}, expected one of {', '.join(_NAMES)}")
     asked = AUTO if backend == "auto" else backend
     if asked == "auto":
-        chosen = next(name for name, obstacle in obstacles.items() if obstacle is None)
+        slow = "triton" if _INTERPRETED else None
+        chosen = next(name for name, why in obstacles.items() if why is None and name != slow)
         if not torch.compiler.is_compiling():
             _log.debug("%s: %s; obstacles: %s", operator, chosen, obstacles)
         return chosen

@@ -8,7 +8,7 @@ the left belonging to the n-th on the right. A trailing `*` takes whatever follo
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _CONV = ".{0|1}", ".{conv|norm}"
 _TWO_CONVS = ".{0|1|2|3}", ".{0.conv|0.norm|1.conv|1.norm}"
@@ -75,13 +75,13 @@ def _asp_ocr(theirs: str, ours: str) -> dict[str, str]:
     )
 
 
-_BLOCK = ".{mod2|mod3|mod4|mod5|mod6|mod7}.{block1|block2|block3|block4|block5|block6}"
+_BLOCK = "{mod2|mod3|mod4|mod5|mod6|mod7}.{block1|block2|block3|block4|block5|block6}"
 _OPENSEG_BACKBONE = {
     "backbone.resinit.*": "backbone.stem.*",
     "backbone.*": "backbone.*",
     # The wide ResNet, whose norms include the activation:
-    f"backbone{_BLOCK}.{{bn1|convs.bn2|convs.bn3}}": (
-        f"backbone{_BLOCK}.{{bn1.norm|convs.bn2.norm|convs.bn3.norm}}"
+    f"backbone.{_BLOCK}.{{bn1|convs.bn2|convs.bn3}}": (
+        f"backbone.{_BLOCK}.{{bn1.norm|convs.bn2.norm|convs.bn3.norm}}"
     ),
     "backbone.bn_out": "backbone.bn_out.norm",
 }
@@ -128,6 +128,7 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
     ),
     "hrnet": _row("cls_head", "head", _HEAD),
+    "segfix": _row("{mask_head|dir_head}", "{mask_head|direction_head}", _HEAD_WITHOUT_DROPOUT),
     "ce2p_asp_ocrnet": _asp_ocr("asp_ocr_head", "context") | _ce2p(),
     "isanet": (
         _row("isa_head", "reduce", _CONV)
@@ -147,6 +148,7 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
     ),
 }
 """Networks of openseg.pytorch and its pytorch-1.7 branch, by our name."""
+OPENSEG_PYTORCH["ideal_ocrnet"] = OPENSEG_PYTORCH["ocrnet"]
 
 _FLAT_RESNET = {
     "{conv1|conv2|conv3|bn1|bn2|bn3}": "backbone.stem.{conv1|conv2|conv3|bn1|bn2|bn3}",
@@ -190,10 +192,105 @@ HRNET: dict[str, dict[str, str]] = {
 }
 """Networks of HRNet-Semantic-Segmentation, in our variant "hrnet"; never InPlaceABN."""
 
+_MMSEG_CONV = ".{conv|bn}", ".{conv|norm}"
+_MMSEG_TWO_CONVS = ".{0|1}.{conv|bn}", ".{0|1}.{conv|norm}"
+_MMSEG_BACKBONE = {
+    "backbone.*": "backbone.*",
+    "backbone.stem.{0|1|3|4|6|7}": "backbone.stem.{conv1|bn1|conv2|bn2|conv3|bn3}",
+}
+
+
+def _mmseg_head(theirs: str, ours: str) -> dict[str, str]:
+    """A head of one convolution."""
+    return _row(theirs + ".convs.0", ours + ".conv", _MMSEG_CONV) | _row(
+        theirs + ".conv_seg", ours + ".classifier"
+    )
+
+
+def _mmseg_attention(theirs: str, ours: str) -> dict[str, str]:
+    """Queries and keys; what is done with the values differs."""
+    return _row(theirs + ".{query_project|key_project}", ours + ".{query|key}", _MMSEG_TWO_CONVS)
+
+
+_MMSEG_AUX = _mmseg_head("auxiliary_head", "aux_head")
+_MMSEG_CLASSIFIER = _row("decode_head.conv_seg", "classifier")
+
+MMSEGMENTATION: dict[str, dict[str, str]] = {
+    "fcn": (
+        _row("decode_head.convs.{0|1}", "head.convs.{0|1}", _MMSEG_CONV)
+        | _row("decode_head.conv_cat", "head.fuse", _MMSEG_CONV)
+        | _row("decode_head.conv_seg", "head.classifier")
+        | _MMSEG_AUX
+    ),
+    "pspnet": (
+        _row("decode_head.psp_modules.{0|1|2|3}.1", "context.levels.{0|1|2|3}.conv", _MMSEG_CONV)
+        | _row("decode_head.bottleneck", "context.fuse", _MMSEG_CONV)
+        | _MMSEG_CLASSIFIER
+        | _MMSEG_AUX
+    ),
+    "deeplabv3": (
+        _row("decode_head.image_pool.1", "context.context.conv", _MMSEG_CONV)
+        | _row(
+            "decode_head.aspp_modules.{0|1|2|3}",
+            "context.branches.{0|1|2|3}",
+            _MMSEG_CONV,
+        )
+        | _row("decode_head.bottleneck", "context.fuse", _MMSEG_CONV)
+        | _MMSEG_CLASSIFIER
+        | _MMSEG_AUX
+    ),
+    "isanet": (
+        _row("decode_head.in_conv", "reduce", _MMSEG_CONV)
+        | _mmseg_attention("decode_head.global_relation", "context.long_range")
+        | _mmseg_attention("decode_head.local_relation", "context.short_range")
+        | {
+            f"decode_head.{theirs}.{{value_project|output_project.conv|output_project.bn}}": (
+                f"context.{ours}.{{value|project.conv|project.norm}}"
+            )
+            for theirs, ours in (
+                ("global_relation", "long_range"),
+                ("local_relation", "short_range"),
+            )
+        }
+        | _row("decode_head.out_conv", "context.fuse", _MMSEG_CONV)
+        | _MMSEG_CLASSIFIER
+        | _MMSEG_AUX
+    ),
+    "ocrnet": (
+        _mmseg_head("decode_head.0", "aux_head")
+        | _row("decode_head.1.bottleneck", "reduce", _MMSEG_CONV)
+        | _mmseg_attention("decode_head.1.object_context_block", "context")
+        | _row(
+            "decode_head.1.object_context_block.{value_project|out_project|bottleneck}",
+            "context.{value|project|fuse}",
+            _MMSEG_CONV,
+        )
+        | _row("decode_head.1.conv_seg", "classifier")
+    ),
+    "hrnet": _mmseg_head("decode_head", "head"),
+}
+"""Networks of mmsegmentation, in our variant "mmseg"."""
+
+_MMSEG_LAST = {"pspnet": 4, "isanet": 1}
+"""There the maps that `context.fuse` takes first come last, so many times its own width."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A published code: names in its backbones and, by our name of the network, in the rest."""
+
+    backbone: Mapping[str, str]
+    networks: Mapping[str, Mapping[str, str]]
+    inplace_abn: bool = False
+    variant: str | None = None
+    last: Mapping[str, int] = field(default_factory=dict)
+
+
 _SOURCES = {
-    "openseg.pytorch": (_OPENSEG_BACKBONE, OPENSEG_PYTORCH, True),
-    "ocnet.pytorch": (_FLAT_RESNET, OCNET_PYTORCH, True),
-    "hrnet": (_FLAT_HRNET, HRNET, False),
+    "openseg.pytorch": _Source(_OPENSEG_BACKBONE, OPENSEG_PYTORCH, inplace_abn=True),
+    "ocnet.pytorch": _Source(_FLAT_RESNET, OCNET_PYTORCH, inplace_abn=True),
+    "hrnet": _Source(_FLAT_HRNET, HRNET, variant="hrnet"),
+    "mmsegmentation": _Source(_MMSEG_BACKBONE, MMSEGMENTATION, variant="mmseg", last=_MMSEG_LAST),
 }
 
 
@@ -203,7 +300,9 @@ class KeyMap:
 
     names: foreign module name -> ours. inplace_abn: a head norm directly under its number (and
     not in a Sequential of norm and activation) is InPlaceABN. scope: what our names start with
-    that the checkpoint has to fill. ignored: beginnings of keys that are not wanted.
+    that the checkpoint has to fill. ignored: beginnings of keys that are not wanted. variant: of
+    our network, where only one fits. last: of our module, how many times its output channels the
+    inputs count that it takes first and theirs takes last.
     """
 
     source: str
@@ -211,6 +310,8 @@ class KeyMap:
     inplace_abn: bool = False
     scope: str = ""
     ignored: tuple[str, ...] = ("loss.",)
+    variant: str | None = None
+    last: Mapping[str, int] = field(default_factory=dict)
 
     def module(self, name: str) -> str | None:
         """Our name of a foreign module, or None."""
@@ -227,9 +328,15 @@ class KeyMap:
 def key_maps(network: str) -> list[KeyMap]:
     """The key maps of one of our networks, one for each published code that has it."""
     return [
-        KeyMap(source, _expand(backbone | networks[network]), inplace_abn)
-        for source, (backbone, networks, inplace_abn) in _SOURCES.items()
-        if network in networks
+        KeyMap(
+            name,
+            _expand({**source.backbone, **source.networks[network]}),
+            source.inplace_abn,
+            variant=source.variant,
+            last={"context.fuse.conv": source.last[network]} if network in source.last else {},
+        )
+        for name, source in _SOURCES.items()
+        if network in source.networks
     ]
 
 
@@ -237,24 +344,33 @@ _STEM = "{conv1|bn1|conv2|bn2|conv3|bn3}"
 _LAYERS = {"{layer1|layer2|layer3|layer4}.*": "{layer1|layer2|layer3|layer4}.*"}
 _CLASSIFIERS = ("fc.", "classifier.", "final_layer.", "incre_modules.", "downsamp_modules.")
 
-IMAGENET: tuple[dict[str, str], ...] = (
-    {_STEM: f"stem.{_STEM}"} | _LAYERS,  # torchvision; and CSAIL, whose stem is deep
-    {"{conv1.0|conv1.1|conv1.3|conv1.4|conv1.6|bn1}": f"stem.{_STEM}"} | _LAYERS,  # timm, deep
-    {"*": "*"},  # HRNet's authors
-)
-"""Classification networks, for a backbone."""
+IMAGENET: dict[str, dict[str, str]] = {
+    "torchvision or CSAIL": {_STEM: f"stem.{_STEM}"} | _LAYERS,  # the stem of CSAIL's is deep
+    "timm": {"{conv1.0|conv1.1|conv1.3|conv1.4|conv1.6|bn1}": f"stem.{_STEM}"} | _LAYERS,
+    "mmsegmentation": {"stem.{0|1|3|4|6|7}": f"stem.{_STEM}"} | _LAYERS,
+    "InPlaceABN": {
+        "*": "*",
+        f"{_BLOCK}.{{bn1|convs.bn2|convs.bn3}}": (
+            f"{_BLOCK}.{{bn1.norm|convs.bn2.norm|convs.bn3.norm}}"
+        ),
+        "bn_out": "bn_out.norm",
+    },  # wide_resnet38
+    "HRNet": {"*": "*"},
+}
+"""Classification networks, for a backbone, by whose names they have."""
 
 
 def imagenet_maps(scope: str) -> list[KeyMap]:
     """The key maps that fill a backbone alone; our names of it start with `scope`."""
     return [
         KeyMap(
-            "imagenet",
+            f"imagenet, {code}",
             {theirs: scope + ours for theirs, ours in _expand(rows).items()},
+            inplace_abn=True,
             scope=scope,
             ignored=_CLASSIFIERS,
         )
-        for rows in IMAGENET
+        for code, rows in IMAGENET.items()
     ]
 
 

@@ -40,3 +40,15 @@ def test_align_corners_reaches_the_exchanges():
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert not torch.equal(backbone(images)[0][:, :18], other(images)[0][:, :18])
+
+
+def test_hrnet2x_has_stride_2_and_up_to_five_branches():
+    with torch.device("meta"):
+        backbone = create_backbone("hrnet2x_w20", in_channels=4)
+        maps = backbone(torch.empty(1, 4, 97, 64))
+    assert [m.shape for m in maps] == [(1, 31 * 20, 49, 32)]
+    assert [len(getattr(backbone, f"stage{n}")[0].branches) for n in (1, 2, 3, 4)] == [2, 3, 4, 5]
+    assert [len(getattr(backbone, f"stage{n}")) for n in (1, 2, 3, 4)] == [1, 1, 4, 3]
+    bottleneck = backbone.stage1[0].branches[1][3]
+    assert bottleneck.conv1.weight.shape == (64, 256, 1, 1)
+    assert bottleneck.downsample is None

@@ -52,3 +52,22 @@ def test_published_names():
     report = load_weights(model, published)
     assert len(report.loaded) == len(published)
     assert model.backbone.mod4.block1.bn1.activation.negative_slope == 0.01
+
+
+def test_its_imagenet_weights_are_inplace_abn():
+    with torch.device("meta"):
+        backbone = create_backbone("wide_resnet38")
+    published = {"module.classifier.fc.weight": torch.zeros(1)}
+    for key in backbone.state_dict():
+        module, _, parameter = key.rpartition(".")
+        shape = backbone.state_dict()[key].shape
+        if parameter != "num_batches_tracked":
+            value = torch.full((1,), -2.0).expand(shape)
+            published[f"module.{module.removesuffix('.norm')}.{parameter}"] = value
+    backbone.to_empty(device="cpu")
+    report = load_weights(backbone, published, source="imagenet")
+    assert report.source == "imagenet, InPlaceABN"
+    assert report.ignored == ["classifier.fc.weight"]
+    assert backbone.mod7.block1.bn1.norm.weight.tolist() == pytest.approx([2.00001] * 2048)
+    assert backbone.mod7.block1.bn1.norm.bias.unique().tolist() == [-2]
+    assert backbone.bn_out.activation.negative_slope == 0.01

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openseg.config import Config, describe, load_config, shipped_configs, to_yaml
+from openseg.config import Config, describe, load_config, to_yaml
 from openseg.config.loading import to_plain
 from openseg.config.schema import fields_of
 from openseg.errors import ConfigError
@@ -44,16 +44,6 @@ def test_a_chain_that_bites_its_tail_is_refused(tmp_path):
     path = write(tmp_path, "b.yaml", "base: a.yaml")
     with pytest.raises(ConfigError, match="its own base"):
         load_config(path)
-
-
-@pytest.mark.parametrize("name", shipped_configs())
-def test_shipped_configs_load_and_say_how_to_run_them(name):
-    overrides = ["data.root=somewhere"] if not name.startswith("scenes/") else []
-    config = load_config(name, overrides)
-    assert config.run.folder == f"runs/{name}"
-    folder = Path(load_config.__code__.co_filename).parents[1] / "configs"
-    head = (folder / f"{name}.yaml").read_text().partition("\nmodel:")[0]
-    assert f"python -m openseg.train --cfg {name}" in head
 
 
 def test_the_written_config_reads_back_equal(tmp_path):
@@ -95,6 +85,9 @@ MISTAKES = {
     "data.crop_size=64": "data.crop_size: 64 given, a list of 2",
     "data.crop_size=[64]": "data.crop_size: [64] given, a list of 2",
     "loss.class_weights=[1, a]": "a list (a number each) or null expected",
+    "loss.main={}": "a loss and its weight, or several expected",
+    "loss.main.dice=-1": "loss.main.dice: -1.0 given, at least 0 expected",
+    "loss.rmi_weight=2": "0 to 1 expected",
     "loss.ohem_thresh=2": "loss.ohem_thresh: 2.0 given, null, or 0 to 1 expected",
     "loss.aux_weights.x=abc": "loss.aux_weights.x: 'abc' given, a number",
     "train.lr=[1": "is no valid YAML",
@@ -106,8 +99,16 @@ MISTAKES = {
     "model.output_stride=4": "8 or 16 expected",
     "data.mean=[1, 2]": "3 numbers, one a channel expected",
     "data.scale_range=[2, 1]": "0 < lowest ≤ highest expected",
+    "data.id_map={0: 1}": "data.id_map: {0: 1} given, null unless data.name=folder expected",
+    "data.classes=[a]": "data.classes: ['a'] given, null unless data.name=folder expected",
+    "data.val_list=x": "data.val_list: 'x' given, null, since scenes are drawn, expected",
+    "data.background=true": "false unless data.name=pascal_context expected",
     "data.name=camvid": "data.root: None given, the folder of camvid expected",
     "val.crop_size=[8, 8]": "null unless val.mode=slide expected",
+    "val.min_side=0": "val.min_side: 0 given, at least 1 expected",
+    "val.fixed_size=[0, 9]": "val.fixed_size: 0 given, at least 1 expected",
+    "val.multiple=0": "val.multiple: 0 given, at least 1 expected",
+    "val.combine=sum": "val.combine: 'sum' given, logits or exp expected",
     "val.scales=[]": "val.scales: [] given",
     "device=gpu": "auto, cpu, cuda or cuda:N expected",
 }
@@ -123,6 +124,10 @@ def test_a_mistake_is_named_with_what_was_expected(word):
 def test_rules_between_two_options():
     with pytest.raises(ConfigError, match="deletes the earlier run"):
         load_config(SCENES, ["run.resume=auto", "run.overwrite=true"])
+    with pytest.raises(ConfigError, match=r"null beside loss\.class_weights"):
+        load_config(SCENES, ["loss.class_weights=[1]", "loss.class_weights_of=cityscapes"])
+    with pytest.raises(ConfigError, match=r"val\.min_side: 520 given, null beside val\.fixed_size"):
+        load_config(SCENES, ["val.min_side=520", "val.fixed_size=[473, 473]"])
     slide = ["val.mode=slide", "val.crop_size=[64, 64]"]
     assert load_config(SCENES, [*slide, "val.stride=[32, 64]"]).val.stride == (32, 64)
     with pytest.raises(ConfigError, match="at most the window"):

@@ -18,7 +18,6 @@ from openseg.data import (
     TrainTransform,
 )
 from openseg.data.resampling import Window, resize_image, resize_label
-from openseg.errors import DataError
 
 PLAIN = Normalize(mean=(0, 0, 0), std=(1, 1, 1), divisor=1)
 
@@ -194,8 +193,19 @@ def test_evaluation_sees_the_whole_image():
     image, label = EvalTransform(PLAIN)(sample)
     np.testing.assert_array_equal(image, sample.image.transpose(2, 0, 1))
     assert label is sample.label
-    with pytest.raises(DataError, match="noise: the sample has no label"):
-        EvalTransform()(sample._replace(label=None))
+    assert EvalTransform()(sample._replace(label=None))[1] is None
+
+
+@pytest.mark.parametrize("options", [{"fixed_size": (20, 50)}, {"min_side": 20}])
+def test_evaluation_resizes_the_image_and_not_the_label(options):
+    sample = make_sample()
+    size = options.get("fixed_size") or tuple(
+        round(side * 20 / min(sample.label.shape)) for side in sample.label.shape
+    )
+    image, label = EvalTransform(PLAIN, **options)(sample)
+    known = resize_image(sample.image, size, Window(0, 0, *size), "cubic")
+    np.testing.assert_array_equal(image, known.transpose(2, 0, 1))
+    assert label is sample.label
 
 
 @pytest.mark.parametrize(
@@ -205,6 +215,12 @@ def test_evaluation_sees_the_whole_image():
         {"scale_range": (0, 1)},
         {"aspect_range": (2, 1)},
         {"interpolation": "nearest"},
+        {"order": "crop_first"},
+        {"padding": "left_up"},
+        {"fixed_size": (4, 4), "min_side": 4},
+        {"fixed_size": (0, 4)},
+        {"aspect_range": (0.9, 1.1), "long_side": 9},
+        {"scale_step": 0},
         {"brightness": 300},
     ],
 )

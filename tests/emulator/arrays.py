@@ -67,6 +67,12 @@ def as_map(values: np.ndarray, dtype: str, channels_last: bool) -> np.ndarray:
     return laid_out(encode(values, dtype)[:, :, None], channels_last)[:, :, 0]
 
 
+def map_of(array: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The fields of a `Map`, of an array [B, C, H, W]."""
+    batch, channels, height, width = array.shape
+    return map_fields(array.reshape(batch, channels, height * width), dtype)
+
+
 def upsampling(size: int, out: int, align_corners: bool) -> np.ndarray:
     """The matrix [out, size] of linear interpolation along one axis."""
     position = np.arange(out, dtype=np.float64)

@@ -99,19 +99,15 @@ class AttentionCall:
 
     def fields(self) -> dict[str, object]:
         return {
-            "query": self._fields_of(self.query),
-            "key": self._fields_of(self.key),
-            "value": self._fields_of(self.value),
+            "query": arrays.map_of(self.query, self.case.dtype),
+            "key": arrays.map_of(self.key, self.case.dtype),
+            "value": arrays.map_of(self.value, self.case.dtype),
             "shared": self.case.shared,
             "scale": self.case.scale,
             "sets": self.case.sets.fields,
-            "out": self._fields_of(self.out),
+            "out": arrays.map_of(self.out, self.case.dtype),
             "statistics": self.statistics,
         }
-
-    def _fields_of(self, array: np.ndarray) -> dict[str, object]:
-        pixels = array.reshape(*array.shape[:2], self.pixels.size)
-        return arrays.map_fields(pixels, self.case.dtype)
 
     def forward(self, kernels: Kernels) -> None:
         tf32 = ctypes.c_bool(self.case.kind == "tf32")
@@ -135,10 +131,10 @@ class AttentionCall:
         self.grad_value = self._nan(case.value_channels)
         fields = {
             "forward": self.fields(),
-            "grad_out": self._fields_of(self.grad),
-            "grad_query": self._fields_of(self.grad_query),
-            "grad_key": self._fields_of(self.grad_key),
-            "grad_value": self._fields_of(self.grad_value),
+            "grad_out": arrays.map_of(self.grad, self.case.dtype),
+            "grad_query": arrays.map_of(self.grad_query, self.case.dtype),
+            "grad_key": arrays.map_of(self.grad_key, self.case.dtype),
+            "grad_value": arrays.map_of(self.grad_value, self.case.dtype),
         }
         tf32 = ctypes.c_bool(case.kind == "tf32")
         kernels.call("attention_backward", "common", tf32, AttentionBackward=fields)

@@ -23,6 +23,7 @@ _SCALARS = {
     "bool": ctypes.c_bool,
     "float": ctypes.c_float,
     "DType": ctypes.c_int,
+    "Activation": ctypes.c_int,
 }
 
 

@@ -7,6 +7,7 @@
 
 #include "common/cuda/attention.h"
 #include "confusion_matrix/cuda/confusion_matrix.h"
+#include "inplace_abn/cuda/inplace_abn.h"
 #include "object_attention/cuda/object_attention.h"
 #include "spatial_gather/cuda/spatial_gather.h"
 #include "upsample_argmax/cuda/upsample_argmax.h"
@@ -90,3 +91,15 @@ extern "C" const char* spatial_gather_backward(const openseg::SpatialGatherBackw
     openseg::spatial_gather_backward_cuda(*call, allow_tf32, means.data(), nullptr);
   });
 }
+
+#define LAUNCHER_WITH_PARTIALS(name, Call, map)                   \
+  extern "C" const char* name(const openseg::Call* call) {        \
+    return message_of([&] {                                       \
+      Scratch partials(openseg::inplace_abn_partials(call->map)); \
+      openseg::name##_cuda(*call, partials.data(), nullptr);      \
+    });                                                           \
+  }
+
+LAUNCHER_WITH_PARTIALS(inplace_abn, InPlaceAbn, x)
+LAUNCHER_WITH_PARTIALS(inplace_abn_backward, InPlaceAbnBackward, kept)
+LAUNCHER_WITH_PARTIALS(inplace_abn_backward_sums, InPlaceAbnBackward, kept)

@@ -52,7 +52,7 @@ def test_agrees_with_the_reference(reduction: str, weighted: bool) -> None:
     target[1, 2, 3] = target[1, 0, 16] = 5
     weight = torch.rand(5) if weighted else None
     arguments = (logits, target, weight, True, 255, 0.1, None, reduction)
-    ours, invalid = autograd.UpsampleCrossEntropy.apply(*arguments)
+    ours, invalid = autograd.UpsampleCrossEntropy.apply(*arguments, "cuda")
     theirs, expected_invalid = reference.upsample_cross_entropy(*arguments)
     assert invalid.tolist() == expected_invalid.tolist() == [2, 13 * 17 + 16]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -70,7 +70,7 @@ def test_a_batch_that_is_ignored_has_no_loss_and_no_gradient() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     target = torch.full((1, 8, 8), 255, dtype=torch.uint8)
     loss, _ = autograd.UpsampleCrossEntropy.apply(
-        logits, target, None, True, 255, 0.0, None, "mean"
+        logits, target, None, True, 255, 0.0, None, "mean", "cuda"
     )
     assert loss.item() == 0
     assert (torch.autograd.grad(loss, logits)[0] == 0).all()

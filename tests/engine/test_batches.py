@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Endless batches: their keys, and a user's error in a loader process."""
 
+import multiprocessing
+import os
+import signal
+
 import pytest
 import torch
 
@@ -38,3 +42,15 @@ def test_random_numbers_of_the_loop_are_left_alone(workers):
     torch.manual_seed(0)
     list(endless_batches(Numbers(), [[1, 2]], workers))
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_loader_processes_outlive_a_signal_to_all_and_end_with_the_batches(number):
+    before = set(multiprocessing.active_children())
+    batches = endless_batches(Numbers(), [[n] for n in range(12)], workers=1)
+    next(batches)
+    (loader,) = set(multiprocessing.active_children()) - before
+    os.kill(loader.pid, number)
+    assert len(list(batches)) == 11
+    loader.join(10)
+    assert loader.exitcode == 0

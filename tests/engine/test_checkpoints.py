@@ -62,14 +62,14 @@ def test_foreign_files(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint of openseg.*model\.weights"):
         read_checkpoint(path)
     torch.save({"epoch": object()}, path)
-    with pytest.raises(CheckpointError, match="more than tensors and plain types"):
+    with pytest.raises(CheckpointError, match=r"Python objects beside its tensors \(object\)"):
         read_checkpoint(path)
     path.write_text("not a checkpoint at all")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"not a file that torch\.save wrote"):
         read_checkpoint(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", "a")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"not a file that torch\.save wrote"):
         read_checkpoint(path)
 
 

@@ -103,8 +103,7 @@ def test_several_scales_and_flip():
     for scale in scales:
         scaled = bilinear(x[None], (int(33 * scale), int(47 * scale)))
         for pixels, back in ((scaled, lambda y: y), (scaled.flip(-1), lambda y: y.flip(-1))):
-            full = back(logits_of(net, pixels))
-            logits = logits + F.interpolate(full, (33, 47), mode="bicubic", align_corners=False)
+            logits = logits + bilinear(back(logits_of(net, pixels)), (33, 47))
     result = Inference(net, scales=scales, flip=True)(x, confidence=True)
     assert_same(result, logits / 6)
     assert {shape[-2:] for shape in net.seen} == {(16, 23), (33, 47), (57, 82)}
@@ -131,8 +130,75 @@ def test_slide_over_scales_sees_small_scales_whole():
     labels = infer(x, confidence=True)
     small, large = bilinear(x[None], (24, 35)), bilinear(x[None], (49, 70))
     parts = logits_of(net, small), slide_by_numpy(net, large, (24, 24), (24, 24))
-    full = [F.interpolate(p.float(), (33, 47), mode="bicubic", align_corners=False) for p in parts]
+    full = [bilinear(part.float(), (33, 47)) for part in parts]
     assert_same(labels, (full[0] + full[1]) / 2)
+
+
+def test_every_scale_slides_where_asked_for():
+    net, x = Net(), image(33, 47)
+    infer = Inference(net, "slide", (24, 24), scales=(0.75,), slide_from=0)
+    logits = slide_by_numpy(net, bilinear(x[None], (24, 35)), (24, 24), (24, 24))
+    assert_same(infer(x, confidence=True), bilinear(logits.float(), (33, 47)))
+    assert {shape[-2:] for shape in net.seen} == {(24, 24)}
+
+
+@pytest.mark.parametrize("options", [{}, {"scales": (0.5, 1.0)}, {"flip": True}])
+def test_padding_to_a_multiple_is_cut_off_again(options):
+    net, x = Net(), image(33, 47)
+    padded = torch.zeros(3, 40, 48)
+    padded[:, :33, :47] = x
+    labels, confidence = Inference(net, **options)(padded, confidence=True)
+    cut = Inference(net, **options, multiple=8)(x, confidence=True)
+    assert torch.equal(cut[0], labels[:33, :47])
+    assert torch.equal(cut[1], confidence[:33, :47])
+    batch = Inference(net, **options, multiple=8)(x.expand(2, -1, -1, -1))
+    assert torch.equal(batch, cut[0].expand(2, -1, -1))
+
+
+def test_padding_goes_before_the_labels_are_brought_to_another_size():
+    net, x = Net(), image(33, 47)
+    padded = torch.zeros(1, 3, 40, 48)
+    padded[..., :33, :47] = x
+    logits = logits_of(net, padded)[..., :33, :47]
+    full = F.interpolate(logits, (50, 21), mode="bicubic", align_corners=False)
+    assert_same(Inference(net, multiple=8)(x, size=(50, 21), confidence=True), full)
+
+
+def test_mirrored_classes_trade_places():
+    net, x = Net(), image(33, 47)
+    mirrored = logits_of(net, x[None].flip(-1)).flip(-1)[:, [0, 2, 1, 4, 3]]
+    result = Inference(net, flip=True, flip_pairs=((1, 2), (4, 3)))(x, confidence=True)
+    assert_same(result, (logits_of(net, x[None]) + mirrored) / 2)
+
+
+class Exponentials(nn.Module):
+    """The network under `flip` and "exp": what such an evaluation sums."""
+
+    align_corners = True
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        mirrored = logits_of(self.net, images.flip(-1)).flip(-1)
+        return SimpleNamespace(main=((logits_of(self.net, images) + mirrored) / 2).exp())
+
+
+@pytest.mark.parametrize("slide", [{}, {"mode": "slide", "crop_size": (24, 24), "slide_from": 0}])
+def test_sums_of_exponentials(slide):
+    net, x, total = Net(), image(33, 47), 0
+    net.conv.weight.data /= 8  # so that the exponentials are of one order
+    for scale in (0.75, 1.5):
+        scaled = bilinear(x[None], (int(33 * scale), int(47 * scale)))
+        if slide:
+            sums = slide_by_numpy(Exponentials(net), scaled, (24, 24), (24, 24)).float()
+        else:
+            sums = Exponentials(net)(scaled).main
+        total = total + bilinear(sums, (33, 47))
+    infer = Inference(net, scales=(0.75, 1.5), flip=True, combine="exp", **slide)
+    assert_same(infer(x, confidence=True), total.log())
+    assert_same(infer(x, size=(20, 30), confidence=True), bilinear(total, (20, 30)).log())
 
 
 def test_slide_equals_whole_where_one_window_is_the_image():
@@ -221,6 +287,8 @@ def test_no_full_size_logits_in_one_pass(monkeypatch):
         ({"mode": "slide", "crop_size": (8, 8), "stride": (0, 8)}, "stride"),
         ({"scales": ()}, "scales"),
         ({"scales": (1.0, -0.5)}, "scales"),
+        ({"multiple": 0}, "multiple"),
+        ({"combine": "sum"}, "'sum'"),
     ],
 )
 def test_arguments_that_cannot_work(options, message):

@@ -47,6 +47,16 @@ def write_image(path, seed=0, size=(13, 9)):
     return labels
 
 
+def test_classes_that_mirroring_exchanges_come_with_the_checkpoint():
+    """Red and green trade places in the mirrored pass, so they come out as good as equal."""
+    image = np.zeros((4, 6, 3), dtype=np.uint8)
+    image[..., 0] = 255
+    plain = Predictor(Colors(), META, flip=True)(image)
+    paired = Predictor(Colors(), {**META, "flip_pairs": [[0, 1]]}, flip=True)(image)
+    assert plain.confidence.min() > 0.99
+    np.testing.assert_allclose(paired.confidence, 0.5, atol=0.01)
+
+
 def test_arrays_and_files_give_the_same(predictor, tmp_path):
     labels = write_image(tmp_path / "a.png")
     from_file = predictor(tmp_path / "a.png")

@@ -28,6 +28,17 @@ def test_micro_batches_do_not_change_a_step(micro_batch_size):
     assert parts.samples == 12
 
 
+def test_frozen_norms_keep_their_statistics_and_learn_their_parameters():
+    trainer = make_trainer(freeze_norm=True)
+    before = {k: v.clone() for k, v in trainer.model.norm.state_dict().items()}
+    run(trainer, 0, 2)
+    after = trainer.model.norm.state_dict()
+    assert torch.equal(after["running_mean"], before["running_mean"])
+    assert torch.equal(after["running_var"], before["running_var"])
+    assert not torch.equal(after["weight"], before["weight"])
+    assert trainer.model.dropout.training
+
+
 def test_clipping_bounds_the_first_update():
     trainer = make_trainer(lr=1.0, clip_grad_norm=1e-3)
     for group in trainer.optimizer.param_groups:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 
 import openseg
 from openseg.layers import ConvNormAct
 from openseg.models import _MODELS
+from tests.models.contract import ModelContract
 
 
 @pytest.mark.parametrize(
@@ -15,9 +19,10 @@ def test_every_form_of_every_network_runs_and_is_rebuilt_from_its_arguments(name
     with torch.device("meta"):
         model = openseg.create_model(name, backbone="resnet18c", num_classes=7, variant=variant)
         again = openseg.create_model(**model.arguments)
-        output = again(torch.empty(2, 3, 65, 33))
+        labels = [torch.zeros(2, 65, 33, dtype=torch.int64)] if again.needs_labels else []
+        output = again(torch.empty(2, 3, 65, 33), *labels)
     assert again.arguments == model.arguments
-    assert output.main.shape[:2] == (2, 7)
+    assert output.main.shape[:2] == (2, 2 if name == "segfix" else 7)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +63,15 @@ def test_the_activation_is_that_of_all_heads_and_is_kept_in_the_arguments():
     assert heads
     assert {module.activation.negative_slope for module in heads} == {0.01}
     assert model.arguments["activation"] == "leaky_relu"
+
+
+def test_every_network_inherits_the_contract():
+    """But for the one that is told the labels."""
+    for path in Path(__file__).parent.glob("test_*.py"):
+        importlib.import_module(f"tests.models.{path.stem}")
+    classes, names = [ModelContract], set()
+    while classes:
+        found = classes.pop().__subclasses__()
+        names |= {test.name for test in found}
+        classes += found
+    assert names == set(openseg.list_models()) - {"ideal_ocrnet"}

@@ -5,6 +5,7 @@ from tests.models.contract import ModelContract
 
 class TestDeepLabV3(ModelContract):
     name = "deeplabv3"
+    one_image_trains = False
 
 
 def test_parameters():

@@ -11,6 +11,10 @@ class TestBaseOCNet(ModelContract):
     name = "base_ocnet"
 
 
+class TestBaseOCNetV2(ModelContract):
+    name = "base_ocnet_v2"
+
+
 class TestAspOCNet(ModelContract):
     name = "asp_ocnet"
 

@@ -5,6 +5,7 @@ from tests.models.contract import ModelContract
 
 class TestPSPNet(ModelContract):
     name = "pspnet"
+    one_image_trains = False
 
 
 def test_equals_the_published_network():

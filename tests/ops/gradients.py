@@ -30,7 +30,8 @@ def check_budget(mine, plain, exact):
         if known.numel():
             unit = torch.finfo(ours.dtype).eps * known.abs().max()
             allowed = 2 * (theirs.double() - known).abs().max() + unit
-            assert (ours.double() - known).abs().max() <= allowed
+            error = (ours.double() - known).abs().max()
+            assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
 
 
 def at_each_thread_count(function):

@@ -57,7 +57,7 @@ def gradient_bound(logits, target, align_corners):
     return grid.grad.max().item()
 
 
-def check(logits, target, align_corners=True, **options):
+def check(logits, target, align_corners=True, backend="cpp", **options):
     """Within twice the error of the reference in the dtype of the logits, and a few roundings."""
     wide = {
         name: value.double() if isinstance(value, torch.Tensor) else value
@@ -65,7 +65,7 @@ def check(logits, target, align_corners=True, **options):
     }
     exact = loss_and_gradient(logits.double(), target, "reference", align_corners, **wide)
     plain = loss_and_gradient(logits, target, "reference", align_corners, **options)
-    mine = loss_and_gradient(logits, target, "cpp", align_corners, **options)
+    mine = loss_and_gradient(logits, target, backend, align_corners, **options)
     pixels = 1.0
     if options.get("reduction", "mean") == "mean":
         counted = (target >= 0).sum() if "ohem" not in options else options["ohem"].min_kept

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 import collections
 import datetime
+import pickle
+import zipfile
 
 import pytest
 import safetensors.torch
@@ -8,6 +10,8 @@ import torch
 
 from openseg import create_model, load_weights
 from openseg.errors import CheckpointError
+from openseg.weights import CONVENTIONS
+from openseg.weights.conventions import published_normalize
 
 PUBLISHED = {
     "backbone.stem": "backbone.resinit",
@@ -136,6 +140,35 @@ def test_every_key_that_does_not_fit_is_named_and_nothing_is_loaded(trained):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "backbone", "known"),
+    [
+        ("openseg.pytorch", "ocrnet", "resnet101c", "caffe"),
+        ("openseg.pytorch", "ce2p_asp_ocrnet", "resnet101c", "caffe-lip"),
+        ("openseg.pytorch", "ocrnet", "hrnet_w48", "imagenet-bgr"),
+        ("openseg.pytorch", "ocrnet", "wide_resnet38", "imagenet"),
+        ("ocnet.pytorch", "base_ocnet", "resnet101c", "caffe-rgb"),
+        ("hrnet", "ocrnet", "hrnet_w48", "imagenet"),
+        ("imagenet, torchvision or CSAIL", "ocrnet", "resnet101c", "caffe"),
+        ("imagenet, torchvision or CSAIL", "ocrnet", "resnet101", "imagenet"),
+        ("imagenet, mmsegmentation", "ocrnet", "resnet101_v1c", "imagenet"),
+    ],
+)
+def test_how_the_published_codes_normalised_their_images(source, name, backbone, known):
+    assert published_normalize(source, name, backbone) == CONVENTIONS[known]
+
+
+def test_the_report_tells_the_normalisation(trained, tmp_path):
+    report = load_weights(fcn(), published(trained, inplace_abn=False))
+    assert report.normalize == CONVENTIONS["caffe"]
+    assert "channel_order='BGR'" in str(report)
+    assert load_weights(fcn(), trained.state_dict()).normalize is None
+    own = {"format": "openseg", "state_dict": trained.state_dict(), "ema": None}
+    meta = {"normalize": CONVENTIONS["caffe-lip"].to_dict()}
+    torch.save(own | {"meta": meta}, tmp_path / "best.pt")
+    assert load_weights(fcn(), tmp_path / "best.pt").normalize == CONVENTIONS["caffe-lip"]
+
+
 RESNET_STEMS = {
     "torchvision": ("resnet18", {"stem.": ""}),
     "csail": ("resnet18c", {"stem.": ""}),
@@ -201,16 +234,17 @@ def test_tensors_that_should_be_shared_but_differ():
 
 
 def test_unknown_source(trained):
-    with pytest.raises(ValueError, match=r"'openseg', 'openseg\.pytorch'; got 'mmseg'"):
+    known = r"'openseg', 'openseg\.pytorch', 'mmsegmentation'; got 'mmseg'"
+    with pytest.raises(ValueError, match=known):
         load_weights(fcn(), trained.state_dict(), source="mmseg")
 
 
 def test_a_file_with_objects_is_refused_with_advice(trained, tmp_path):
     content = {"state_dict": trained.state_dict(), "date": datetime.date(2020, 4, 1)}
     torch.save(content, tmp_path / "old.pth")
-    with pytest.raises(CheckpointError, match="weights_only=False") as caught:
+    advice = r"old\.pth: holds .*\(datetime\.date\).*openseg\.convert old\.pth NEW\.safetensors"
+    with pytest.raises(CheckpointError, match=advice):
         load_weights(fcn(), tmp_path / "old.pth")
-    assert "old.pth" in str(caught.value)
 
 
 def test_the_format_of_old_torch_is_read(trained, tmp_path):
@@ -242,7 +276,29 @@ def test_a_file_without_tensors(tmp_path, content):
         load_weights(fcn(), tmp_path / "a.pth")
 
 
-def test_a_file_of_another_kind_is_not_taken_for_a_checkpoint(tmp_path):
-    (tmp_path / "photo.pth").write_bytes(b"\xff\xd8\xff\xe0 a picture")
-    with pytest.raises(CheckpointError, match=r"photo.pth: not a file that torch.save wrote"):
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xd8\xff\xe0 a picture", b"P6 64 64 255 another", pickle.dumps([1], 2), b"\x80\x02"],
+)
+def test_a_file_of_another_kind_is_not_taken_for_a_checkpoint(tmp_path, content):
+    (tmp_path / "photo.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"photo\.pth: not a file that torch\.save wrote"):
         load_weights(fcn(), tmp_path / "photo.pth")
+
+
+def test_an_archive_of_another_kind_is_not_taken_for_a_checkpoint(tmp_path):
+    with zipfile.ZipFile(tmp_path / "book.pth", "w") as archive:
+        archive.writestr("chapter.xml", "<xml>")
+    with pytest.raises(CheckpointError, match=r"book\.pth: not a file that torch\.save wrote"):
+        load_weights(fcn(), tmp_path / "book.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
+def test_a_file_cut_short_is_not_said_to_hold_objects(trained, tmp_path, zipped, share):
+    path = tmp_path / "cut.pth"
+    torch.save(trained.state_dict(), path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        load_weights(fcn(), path)

@@ -32,14 +32,6 @@ void load_scores(const SpatialGather& call, int64_t image, int64_t pixel, int64_
   }
 }
 
-float sum_of(vfloat values) {
-  float sum = 0;
-  for (int lane = 0; lane < lanes; ++lane) {
-    sum += values[lane];
-  }
-  return sum;
-}
-
 // The partial results of one chunk.
 struct Partial {
   explicit Partial(const SpatialGather& call)

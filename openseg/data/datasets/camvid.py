@@ -5,6 +5,7 @@ The files count void as class 11; here it is ignored, as in the published figure
 """
 
 from pathlib import Path
+from typing import Any
 
 from openseg.data import palettes
 from openseg.data.base import IGNORE_INDEX
@@ -23,7 +24,6 @@ class CamVid(FolderDataset):
     root holds `images/{train,val,test}/NAME.jpg` and `labels/{train,val,test}/NAME.png`.
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
-        super().__init__(
-            root, split, _CLASSES, palette=palettes.CAMVID, id_map=_ID_MAP, name="camvid"
-        )
+    def __init__(self, root: str | Path, split: str, **options: Any) -> None:
+        options |= {"palette": palettes.CAMVID, "id_map": _ID_MAP, "name": "camvid"}
+        super().__init__(root, split, _CLASSES, **options)

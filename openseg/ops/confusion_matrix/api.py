@@ -9,18 +9,29 @@ import torch
 from torch import Tensor
 
 from openseg import _ext
-from openseg.ops import _backend
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops.confusion_matrix import reference
 
 _KERNEL = _ext.operator("confusion_matrix")
 _DTYPES = (torch.uint8, torch.int32, torch.int64)
 
-if _KERNEL is not None:
 
-    @torch.library.register_fake("openseg::confusion_matrix")
-    def _(prediction, target, num_classes, ignore_index):
-        matrix = target.new_empty((num_classes, num_classes), dtype=torch.int64)
-        return matrix, target.new_empty((2,), dtype=torch.int64)
+def _fake(prediction, target, num_classes, ignore_index):
+    matrix = target.new_empty((num_classes, num_classes), dtype=torch.int64)
+    return matrix, target.new_empty((2,), dtype=torch.int64)
+
+
+if _KERNEL is not None:
+    torch.library.register_fake("openseg::confusion_matrix")(_fake)
+
+_TRITON = _triton.operator(
+    "confusion_matrix",
+    "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
+    " -> (Tensor, Tensor)",
+    _fake,
+)
+
+_flops.register(_flops.none, _KERNEL, _TRITON)
 
 
 def confusion_matrix(
@@ -39,7 +50,7 @@ def confusion_matrix(
         target: labels of the same shape, uint8, int32 or int64; `ignore_index` does not count.
         num_classes: K.
         ignore_index: any integer, a class as well.
-        backend: "auto", "cuda", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         int64 [K, K] on the device of `target`; row = target, column = prediction.
@@ -62,11 +73,12 @@ def confusion_matrix(
         raise ValueError(f"confusion_matrix: num_classes must be positive, got {num_classes}")
     obstacles = {
         "cuda": _backend.cuda_obstacle(_KERNEL, target, _DTYPES),
+        "triton": _backend.triton_obstacle(target, _DTYPES),
         "cpp": _backend.cpp_obstacle(_KERNEL, target, _DTYPES),
         "reference": None,
     }
     chosen = _backend.choose("confusion_matrix", backend, obstacles)
-    run = _KERNEL if chosen != "reference" else reference.confusion_matrix
+    run = {"reference": reference.confusion_matrix, "triton": _TRITON}.get(chosen, _KERNEL)
     matrix, invalid = run(prediction, target, num_classes, ignore_index)
     if torch.compiler.is_compiling():
         torch._assert_async(invalid[0] == 0, "confusion_matrix: a label is out of range")

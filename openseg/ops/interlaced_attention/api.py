@@ -4,8 +4,12 @@
 from torch import Tensor
 
 from openseg.ops import _backend
-from openseg.ops.interlaced_attention import reference
-from openseg.ops.self_attention.api import check_attention_maps
+from openseg.ops.interlaced_attention import autograd, reference
+from openseg.ops.self_attention.api import (
+    attention_obstacles,
+    cast_attention_maps,
+    check_attention_maps,
+)
 
 
 def interlaced_attention(
@@ -25,15 +29,17 @@ def interlaced_attention(
     p × q. A long stage and then a short one let each pixel reach every other.
 
     Args:
-        query, key: [B, D, H, W], H a multiple of p and W of q: pad the map first.
+        query, key: [B, D, H, W], H a multiple of p and W of q: pad the map first. `key` may be
+            `query` itself, which saves work.
         value: [B, Dv, H, W].
         scale: factor on the scores; None is D ** -0.5.
         groups: (p, q).
         kind: "long" or "short".
-        backend: "auto" or "reference".
+        backend: "auto", "triton" or "reference".
 
     Returns:
-        [B, Dv, H, W] in the dtype of the value.
+        [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
+        three are cast to its dtype.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown kind.
@@ -48,5 +54,10 @@ def interlaced_attention(
         )
     if scale is None:
         scale = query.shape[1] ** -0.5
-    _backend.choose("interlaced_attention", backend, {"reference": None})
-    return reference.interlaced_attention(query, key, value, scale, groups, kind)
+    query, key, value = cast_attention_maps(query, key, value)
+    obstacles = attention_obstacles(query, key, value)
+    chosen = _backend.choose("interlaced_attention", backend, obstacles)
+    if chosen == "reference":
+        return reference.interlaced_attention(query, key, value, scale, groups, kind)
+    other = None if key is query else key
+    return autograd.InterlacedAttention.apply(query, other, value, scale, list(groups), kind)

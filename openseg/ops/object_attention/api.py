@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend
+from openseg.ops import _backend, _triton
 from openseg.ops.object_attention import autograd, reference
 
 _MOST_REGIONS_ON_GPU = 256
@@ -29,7 +29,7 @@ def object_attention(
         key: [B, K, D].
         value: [B, K, Dv].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto", "cuda", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -59,21 +59,24 @@ def object_attention(
         scale = query.shape[1] ** -0.5
     query, key, value = (t.to(_backend.autocast_dtype(t)) for t in (query, key, value))
     chosen = _backend.choose("object_attention", backend, _obstacles(query, key, value))
-    if chosen != "reference":
-        return autograd.ObjectAttention.apply(query, key, value, scale)
-    return reference.object_attention(query, key, value, scale)
+    if chosen == "reference":
+        return reference.object_attention(query, key, value, scale)
+    return autograd.ObjectAttention.apply(query, key, value, scale, chosen)
 
 
 def _obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
-    mixed = None
+    one_dtype = None
     if not query.dtype == key.dtype == value.dtype:
-        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+        one_dtype = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
     regions = key.shape[1]
     many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, key has {regions}"
     return {
         "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES)
-        or mixed
+        or one_dtype
         or (many if regions > _MOST_REGIONS_ON_GPU else None),
-        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed,
+        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES)
+        or one_dtype
+        or _triton.regions_obstacle(regions),
+        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or one_dtype,
         "reference": None,
     }

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """`self_attention`: the pixels of a map attend to all pixels of it."""
 
+import torch
 from torch import Tensor
 
 from openseg.ops import _backend
-from openseg.ops.self_attention import reference
+from openseg.ops.self_attention import autograd, reference
+
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOST_TRITON_CHANNELS = 512
 
 
 def self_attention(
@@ -18,16 +22,17 @@ def self_attention(
     """Give each pixel the average of all values under its softmax over the pixels.
 
     `out[b, :, n] = Σ_m softmax_m(scale · query[b, :, n] · key[b, :, m]) · value[b, :, m]` (Yuan,
-    Wang: OCNet, 2018, equation 1), with one head. `key` may be `query` itself.
+    Wang: OCNet, 2018, equation 1), with one head. `key` may be `query` itself, which saves work.
 
     Args:
         query, key: [B, D, H, W].
         value: [B, Dv, H, W].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto" or "reference".
+        backend: "auto", "triton" or "reference".
 
     Returns:
-        [B, Dv, H, W] in the dtype of the value.
+        [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
+        three are cast to its dtype.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -35,8 +40,33 @@ def self_attention(
     check_attention_maps(query, key, value)
     if scale is None:
         scale = query.shape[1] ** -0.5
-    _backend.choose("self_attention", backend, {"reference": None})
-    return reference.self_attention(query, key, value, scale)
+    query, key, value = cast_attention_maps(query, key, value)
+    obstacles = attention_obstacles(query, key, value)
+    chosen = _backend.choose("self_attention", backend, obstacles)
+    if chosen == "reference":
+        return reference.self_attention(query, key, value, scale)
+    other = None if key is query else key
+    return autograd.SelfAttention.apply(query, other, value, scale)
+
+
+def cast_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    """The three in autocast's dtype, or as they are; a key that is the query stays it."""
+    cast = query.to(_backend.autocast_dtype(query))
+    other = cast if key is query else key.to(_backend.autocast_dtype(key))
+    return cast, other, value.to(_backend.autocast_dtype(value))
+
+
+def attention_obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
+    """What stands in the way of each backend of the attention between pixels."""
+    triton = _backend.triton_obstacle(query, _KERNEL_DTYPES)
+    if triton is None and not query.dtype == key.dtype == value.dtype:
+        triton = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    if triton is None and max(query.shape[1], value.shape[1]) > _MOST_TRITON_CHANNELS:
+        triton = (
+            f"its programs hold {_MOST_TRITON_CHANNELS} channels at most, "
+            f"got {query.shape[1]} and {value.shape[1]}"
+        )
+    return {"triton": triton, "reference": None}
 
 
 def check_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend
+from openseg.ops import _backend, _triton
 from openseg.ops.spatial_gather import autograd, reference
 
 _MOST_REGIONS_ON_GPU = 256
@@ -25,7 +25,7 @@ def spatial_gather(
         features: [B, C, H, W].
         logits: [B, K, H, W], one map a region, at the size of the features.
         scale: factor on the logits.
-        backend: "auto", "cuda", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, K, C] in the dtype of the features. Under autocast the features are cast to its dtype;
@@ -48,9 +48,9 @@ def spatial_gather(
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
     features = features.to(_backend.autocast_dtype(features))
     chosen = _backend.choose("spatial_gather", backend, _obstacles(features, logits))
-    if chosen != "reference":
-        return autograd.SpatialGather.apply(features, logits, scale)
-    return reference.spatial_gather(features, logits, scale)
+    if chosen == "reference":
+        return reference.spatial_gather(features, logits, scale)
+    return autograd.SpatialGather.apply(features, logits, scale, chosen)
 
 
 def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
@@ -62,6 +62,9 @@ def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
     many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, logits have {regions}"
     return {
         "cuda": first(_backend.cuda_obstacle) or (many if regions > _MOST_REGIONS_ON_GPU else None),
+        "triton": _backend.triton_obstacle(features, _KERNEL_DTYPES)
+        or _backend.triton_obstacle(logits, _KERNEL_DTYPES)
+        or _triton.regions_obstacle(regions),
         "cpp": first(_backend.cpp_obstacle),
         "reference": None,
     }

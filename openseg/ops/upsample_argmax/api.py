@@ -5,20 +5,31 @@ import torch
 from torch import Tensor
 
 from openseg import _ext
-from openseg.ops import _backend
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops.upsample_argmax import reference
 
 _KERNEL = _ext.operator("upsample_argmax")
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-if _KERNEL is not None:
 
-    @torch.library.register_fake("openseg::upsample_argmax")
-    def _(logits, size, align_corners, confidence):
-        shape = (logits.shape[0], *size)
-        few = logits.shape[1] <= reference.MOST_UINT8_CLASSES
-        labels = logits.new_empty(shape, dtype=torch.uint8 if few else torch.int64)
-        return labels, logits.new_empty(shape if confidence else (0,), dtype=torch.float32)
+def _fake(logits, size, align_corners, confidence):
+    shape = (logits.shape[0], *size)
+    few = logits.shape[1] <= reference.MOST_UINT8_CLASSES
+    labels = logits.new_empty(shape, dtype=torch.uint8 if few else torch.int64)
+    return labels, logits.new_empty(shape if confidence else (0,), dtype=torch.float32)
+
+
+if _KERNEL is not None:
+    torch.library.register_fake("openseg::upsample_argmax")(_fake)
+
+_TRITON = _triton.operator(
+    "upsample_argmax",
+    "upsample_argmax(Tensor logits, SymInt[2] size, bool align_corners, bool confidence)"
+    " -> (Tensor, Tensor)",
+    _fake,
+)
+
+_flops.register(_flops.none, _KERNEL, _TRITON)
 
 
 def upsample_argmax(
@@ -37,7 +48,7 @@ def upsample_argmax(
         size: (H, W) of the result, larger or smaller than (h, w).
         confidence: also return the softmax probability of the label.
         align_corners: as in `torch.nn.functional.interpolate`.
-        backend: "auto", "cuda", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         labels [B, H, W], uint8 for K <= 256, else int64; the smallest index among equal values.
@@ -52,10 +63,12 @@ def upsample_argmax(
         raise ValueError(f"upsample_argmax: size must be (H, W), both positive, got {size}")
     obstacles = {
         "cuda": _backend.cuda_obstacle(_KERNEL, logits, _KERNEL_DTYPES),
+        "triton": _backend.triton_obstacle(logits, _KERNEL_DTYPES)
+        or _triton.upsampling_obstacle(logits.shape[2:], size),
         "cpp": _backend.cpp_obstacle(_KERNEL, logits, _KERNEL_DTYPES),
         "reference": None,
     }
     chosen = _backend.choose("upsample_argmax", backend, obstacles)
-    run = _KERNEL if chosen != "reference" else reference.upsample_argmax
+    run = {"reference": reference.upsample_argmax, "triton": _TRITON}.get(chosen, _KERNEL)
     labels, probability = run(logits.detach(), (size[0], size[1]), align_corners, confidence)
     return (labels, probability) if confidence else labels

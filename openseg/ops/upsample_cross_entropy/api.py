@@ -8,7 +8,7 @@ values, and reading them from a GPU would stall it: there the same mistake is a 
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend
+from openseg.ops import _backend, _triton
 from openseg.ops.upsample_cross_entropy import autograd, reference
 from openseg.ops.upsample_cross_entropy.reference import Ohem
 
@@ -42,7 +42,7 @@ def upsample_cross_entropy(
         label_smoothing: in [0, 1], the share of the uniform distribution in the target.
         reduction: "mean", "sum", or "none" for the loss of each pixel.
         ohem: count hard pixels alone; the others are then as if ignored.
-        backend: "auto", "cuda" (without `ohem`), "cpp" or "reference".
+        backend: "auto", "cuda" (without `ohem`), "triton", "cpp" or "reference".
 
     Returns:
         A scalar, or [B, H, W] for "none", in float32 (float64 for float64 logits).
@@ -54,13 +54,13 @@ def upsample_cross_entropy(
     """
     _check(logits, target, weight, label_smoothing, reduction, ohem)
     options = align_corners, ignore_index, label_smoothing, ohem, reduction
-    chosen = _backend.choose("upsample_cross_entropy", backend, _obstacles(logits, ohem))
+    chosen = _backend.choose("upsample_cross_entropy", backend, _obstacles(logits, target, ohem))
     if chosen != "reference":
         if chosen == "cpp" and logits.dtype == torch.float16:
             logits = logits.float()
         weight = None if weight is None else weight.detach().float().contiguous()
         loss, invalid = autograd.UpsampleCrossEntropy.apply(
-            logits, target.contiguous(), weight, *options
+            logits, target.contiguous(), weight, *options, chosen
         )
     else:
         loss, invalid = reference.upsample_cross_entropy(logits, target, weight, *options)
@@ -73,10 +73,12 @@ def upsample_cross_entropy(
     return loss
 
 
-def _obstacles(logits: Tensor, ohem: Ohem | None) -> dict[str, str | None]:
+def _obstacles(logits: Tensor, target: Tensor, ohem: Ohem | None) -> dict[str, str | None]:
     no_mining = None if ohem is None else "its kernel does not mine hard pixels (ohem)"
     return {
         "cuda": _backend.cuda_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES) or no_mining,
+        "triton": _backend.triton_obstacle(logits, _KERNEL_DTYPES)
+        or _triton.upsampling_obstacle(logits.shape[2:], target.shape[1:]),
         "cpp": _backend.cpp_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES),
         "reference": None,
     }

@@ -10,28 +10,48 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
+from openseg.ops import _flops, _triton
 from openseg.ops.upsample_cross_entropy.reference import Ohem
+
+
+def _fake_forward(logits, target, weight, align_corners, ignore_index, smoothing, ohem, *options):
+    each = options[-1]
+    pixels = logits.new_empty(target.shape, dtype=torch.float32)
+    none = logits.new_empty((0,), dtype=torch.float32)
+    return (
+        torch.empty_like(pixels) if each or ohem else none,
+        pixels,
+        torch.empty_like(pixels) if ohem else torch.empty_like(none),
+        logits.new_empty((4,), dtype=torch.float64),
+    )
+
+
+def _fake_backward(logits, *others):
+    return torch.empty_like(logits)
+
 
 KERNEL = _ext.operator("upsample_cross_entropy")
 _BACKWARD = _ext.operator("upsample_cross_entropy_backward")
 
 if KERNEL is not None:
+    torch.library.register_fake("openseg::upsample_cross_entropy")(_fake_forward)
+    torch.library.register_fake("openseg::upsample_cross_entropy_backward")(_fake_backward)
 
-    @torch.library.register_fake("openseg::upsample_cross_entropy")
-    def _(logits, target, weight, align_corners, ignore_index, smoothing, ohem, *options):
-        each = options[-1]
-        pixels = logits.new_empty(target.shape, dtype=torch.float32)
-        none = logits.new_empty((0,), dtype=torch.float32)
-        return (
-            torch.empty_like(pixels) if each or ohem else none,
-            pixels,
-            torch.empty_like(pixels) if ohem else torch.empty_like(none),
-            logits.new_empty((4,), dtype=torch.float64),
-        )
+_TRITON_FORWARD = _triton.operator(
+    "upsample_cross_entropy",
+    "upsample_cross_entropy(Tensor logits, Tensor target, Tensor? weight, bool align_corners,"
+    " int ignore_index, float label_smoothing, str ohem, float thresh, int min_kept, bool each)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _fake_forward,
+)
+_TRITON_BACKWARD = _triton.operator(
+    "upsample_cross_entropy",
+    "upsample_cross_entropy_backward(Tensor logits, Tensor target, Tensor? weight, Tensor lse,"
+    " Tensor scale, bool align_corners, int ignore_index, float label_smoothing) -> Tensor",
+    _fake_backward,
+)
 
-    @torch.library.register_fake("openseg::upsample_cross_entropy_backward")
-    def _(logits, *others):
-        return torch.empty_like(logits)
+_flops.register(_flops.none, KERNEL, _BACKWARD, _TRITON_FORWARD, _TRITON_BACKWARD)
 
 
 class UpsampleCrossEntropy(torch.autograd.Function):
@@ -48,11 +68,13 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         label_smoothing: float,
         ohem: Ohem | None,
         reduction: str,
+        backend: str,
     ) -> tuple[Tensor, Tensor]:
         variant, thresh, min_kept = ("", 0.0, 0)
         if ohem is not None:
             thresh, min_kept, variant = ohem
-        loss, lse, _, totals = KERNEL(
+        run = _TRITON_FORWARD if backend == "triton" else KERNEL
+        loss, lse, _, totals = run(
             logits,
             target,
             weight,
@@ -70,6 +92,7 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         invalid = totals[2:].clone()
         ctx.save_for_backward(logits, target, weight, lse, divisor)
         ctx.options = align_corners, ignore_index, label_smoothing
+        ctx.backend = backend
         ctx.mark_non_differentiable(invalid)
         return loss, invalid
 
@@ -78,5 +101,6 @@ class UpsampleCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _):
         logits, target, weight, lse, divisor = ctx.saved_tensors
         scale = (grad if divisor is None else grad / divisor).float().contiguous()
-        grad_logits = _BACKWARD(logits, target, weight, lse, scale, *ctx.options)
-        return grad_logits, None, None, None, None, None, None, None
+        run = _TRITON_BACKWARD if ctx.backend == "triton" else _BACKWARD
+        grad_logits = run(logits, target, weight, lse, scale, *ctx.options)
+        return grad_logits, *[None] * 8

@@ -16,20 +16,17 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from openseg.build.data import (
+    build_dataset,
+    build_datasets,
+    build_eval_transform,
+    build_normalize,
+    build_train_transform,
+)
+from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
-from openseg.data import (
-    CamVid,
-    ContextScenes,
-    Dataset,
-    DatasetInfo,
-    EvalTransform,
-    FolderDataset,
-    Normalize,
-    ResumableSampler,
-    TrainSet,
-    TrainTransform,
-)
+from openseg.data import Dataset, DatasetInfo, ResumableSampler, TrainSet
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
@@ -37,74 +34,41 @@ from openseg.engine.distributed import Process, choose_device, process_group
 from openseg.engine.inference import Inference
 from openseg.engine.reporting import Reporter, SilentEvents
 from openseg.engine.run_folder import RunFolder
-from openseg.engine.samples import spread
 from openseg.engine.schedules import poly_schedule
 from openseg.engine.trainer import AMP_DTYPES, Trainer
 from openseg.engine.training import Plan, Progress
 from openseg.engine.validation import Validation
-from openseg.errors import CheckpointError, ConfigError, DataError
-from openseg.losses import SegmentationLoss
+from openseg.errors import CheckpointError, ConfigError
 from openseg.models import SegmentationModel, create_model
-from openseg.ops import Ohem
 from openseg.weights import LoadReport, load_weights
 
-_SAMPLES_CHECKED = 16
-
-
-def build_dataset(config: Config, split: str, length: int | None = None) -> Dataset:
-    """A split of the data set of `config.data`; `length` is for scenes, which are drawn."""
-    data = config.data
-    if data.name == "scenes":
-        try:
-            return ContextScenes(data.scene_size, length or data.scene_length, split=split)
-        except ValueError as error:
-            raise ConfigError(f"data: {error}") from error
-    assert data.root is not None  # the checks of the configuration see to it
-    if data.name == "camvid":
-        return CamVid(data.root, split)
-    return FolderDataset(data.root, split, data.classes or "classes.txt", id_map=data.id_map)
-
-
-def build_datasets(config: Config) -> tuple[Dataset, Dataset]:
-    """The training and the validation set, each looked at in a few places."""
-    train = build_dataset(config, config.data.train_split)
-    val = build_dataset(config, config.data.val_split, config.data.scene_val_length)
-    for dataset in (train, val):
-        _check_samples(dataset, config.model.in_channels)
-    return train, val
-
-
-def _check_samples(dataset: Dataset, in_channels: int) -> None:
-    """Load some samples: whether images and labels can be read, and fit the network."""
-    for index in spread(len(dataset), _SAMPLES_CHECKED):
-        sample = dataset.load(index)
-        channels = sample.image.shape[2]
-        if channels != in_channels:
-            raise ConfigError(
-                f"model.in_channels: {in_channels} given, {channels} expected: "
-                f"that is what image {sample.name!r} has"
-            )
-        if sample.label is None:
-            raise DataError(f"{sample.name}: has no label; training and validation need one")
-
-
-def build_normalize(config: Config) -> Normalize:
-    data = config.data
-    return Normalize(tuple(data.mean), tuple(data.std), data.divisor, data.channel_order)
+__all__ = [
+    "build_batches",
+    "build_checkpoint",
+    "build_criterion",
+    "build_dataset",
+    "build_datasets",
+    "build_eval_transform",
+    "build_inference",
+    "build_model",
+    "build_normalize",
+    "build_optimizer",
+    "build_plan",
+    "build_reporter",
+    "build_run_folder",
+    "build_train_transform",
+    "build_trainer",
+    "build_validation",
+    "checkpoint_to_resume",
+    "load_predictor",
+    "start_process",
+]
 
 
 def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:
     """Endless batches of this process, after the first `start` samples of the stream."""
     data, train = config.data, config.train
-    transform = TrainTransform(
-        crop_size=data.crop_size,
-        normalize=build_normalize(config),
-        scale_range=data.scale_range,
-        aspect_range=data.aspect_range,
-        interpolation=data.interpolation,
-        flip=data.flip,
-        brightness=data.brightness,
-    )
+    transform = build_train_transform(config, dataset.info)
     sampler = ResumableSampler(
         len(dataset),
         train.batch_size // process.world_size,
@@ -128,47 +92,23 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             num_classes,
             output_stride=model.output_stride,
             in_channels=model.in_channels,
+            multi_grid=model.multi_grid,
             variant=model.variant,
+            align_corners=model.align_corners,
         )
         if model.weights is not None:
             report = load_weights(network, model.weights, model.weights_source)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+    if network.needs_labels:
+        raise ConfigError(
+            f"model.name: {model.name} given, a network that sees images alone expected; this one "
+            "is told the labels, as model(images, labels)"
+        )
+    normalize = build_normalize(config)
+    if report is not None and report.normalize not in (None, normalize):
+        report.warnings.append(f"data.mean, std, divisor and channel_order say {normalize}")
     return network, report
-
-
-def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
-    loss = config.loss
-    if loss.class_weights is not None and len(loss.class_weights) != info.num_classes:
-        raise ConfigError(
-            f"loss.class_weights: {len(loss.class_weights)} numbers given, {info.num_classes} "
-            f"expected: one for each class of {info.name} ({', '.join(info.classes)})"
-        )
-    outputs = _aux_outputs(model)
-    if not outputs <= loss.aux_weights.keys():
-        raise ConfigError(
-            f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
-            f"outputs of {config.model.name} expected: {', '.join(sorted(outputs)) or 'none'}"
-        )
-    ohem = None
-    if loss.ohem_thresh is not None:
-        ohem = Ohem(loss.ohem_thresh, loss.ohem_min_kept, loss.ohem_variant)
-    return SegmentationLoss(
-        aux_weights=loss.aux_weights,
-        class_weights=loss.class_weights,
-        ignore_index=info.ignore_index,
-        align_corners=model.align_corners,
-        label_smoothing=loss.label_smoothing,
-        ohem=ohem,
-        ohem_aux=loss.ohem_aux,
-    )
-
-
-def _aux_outputs(model: SegmentationModel) -> set[str]:
-    """The names of the outputs beside `main`, which only a forward pass tells."""
-    model.eval()
-    with torch.no_grad():
-        return set(model(torch.zeros(1, model.in_channels, 64, 64)).aux)
 
 
 def build_optimizer(config: Config, model: SegmentationModel) -> Optimizer:
@@ -208,6 +148,7 @@ def build_trainer(
         amp=train.amp,
         clip_grad_norm=train.clip_grad_norm,
         ema_decay=train.ema,
+        freeze_norm=train.freeze_norm,
         channels_last=train.channels_last,
         compile=train.compile,
     )
@@ -232,7 +173,7 @@ def _check_batch(config: Config, process: Process) -> None:
         )
 
 
-def build_inference(config: Config, model: nn.Module) -> Inference:
+def build_inference(config: Config, info: DatasetInfo, model: nn.Module) -> Inference:
     """How validation sees an image."""
     val = config.val
     slide = val.mode == "slide"
@@ -244,6 +185,10 @@ def build_inference(config: Config, model: nn.Module) -> Inference:
         scales=val.scales,
         flip=val.flip,
         amp_dtype=AMP_DTYPES[config.train.amp],
+        flip_pairs=info.flip_pairs,
+        multiple=val.multiple,
+        slide_from=val.slide_from,
+        combine=val.combine,
     )
 
 
@@ -253,8 +198,8 @@ def build_validation(
     """The validation of a run; without a folder it draws nothing."""
     return Validation(
         dataset,
-        EvalTransform(build_normalize(config)),
-        partial(build_inference, config),
+        build_eval_transform(config),
+        partial(build_inference, config, dataset.info),
         workers=config.data.workers,
         samples=config.run.samples,
         folder=None if folder is None else folder.samples,
@@ -311,6 +256,7 @@ def build_checkpoint(
             "palette": [list(color) for color in info.palette],
             "normalize": build_normalize(config).to_dict(),
             "ignore_index": info.ignore_index,
+            "flip_pairs": [list(pair) for pair in info.flip_pairs],
             "dataset": info.name,
         },
         "training": {**trainer.training_state(), "progress": asdict(progress)},

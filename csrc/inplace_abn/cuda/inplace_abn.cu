@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: MIT
+// A block owns some channels of a slab of pixels: lanes side by side along the channels where those
+// lie side by side, each with a vector of them, else one channel alone; the other threads are rows,
+// which take the pixels in turns. Nothing else depends on the layout.
+//
+// Sums of a slab are added in a tree, those of slabs in their order, in float64; no float atomics.
+// The coefficients of the channels of a block are computed once, by a thread each.
+#include "inplace_abn/cuda/inplace_abn.h"
+
+#include "inplace_abn/cuda/walk.cuh"
+
+namespace openseg {
+namespace {
+
+constexpr int sum_parts = threads / warp_size;  // that share the slabs of a channel
+constexpr int moments_partials = 3;             // a slab's shift, and the sums about it
+
+// [kind, slab, channel]
+__device__ int64_t partial_index(const Split& split, int64_t channels, int kind, int64_t channel) {
+  return ((int64_t)kind * split.all_slabs + blockIdx.x) * channels + channel;
+}
+
+int64_t tree_bytes(int width) {
+  return 2 * width * threads * sizeof(float);
+}
+
+struct Moments {
+  double count = 0;
+  double mean = 0;
+  double squares = 0;  // about the mean
+
+  __device__ void add(double more, double other_mean, double other_squares) {
+    if (more > 0) {
+      const double all = count + more;
+      const double share = more / all;
+      const double difference = other_mean - mean;
+      mean += share * difference;
+      squares += other_squares + count * share * difference * difference;
+      count = all;
+    }
+  }
+};
+
+struct StatisticsCall {
+  Map x;
+  Split split;
+  const double* known;
+  double* statistics;
+  float* partials;
+};
+
+// Squares about the first value of the slab: that it may be far out only matters as much as it
+// itself adds to the variance.
+template <typename T, int width>
+__global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(StatisticsCall call) {
+  SharedMemory shared;
+  float* const tree = shared.take<float>(2 * width * threads);
+  const Place<width> place(call.split, call.x);
+  float shift[width] = {};
+  float sums[2 * width] = {};
+  if (place.inside) {
+    const Column<T, width> x(call.x, place);
+    const Vector<T, width> start = x[place.begin];
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      shift[v] = to_float(start.values[v]);
+    }
+    for (int64_t first = place.first; first < place.end; first += batch<width> * place.rows) {
+      Vector<T, width> values[batch<width>];
+#pragma unroll
+      for (int i = 0; i < batch<width>; ++i) {
+        const int64_t pixel = first + i * place.rows;
+        values[i] = x[pixel < place.end ? pixel : place.begin];  // which adds nothing
+      }
+#pragma unroll
+      for (int i = 0; i < batch<width>; ++i) {
+#pragma unroll
+        for (int v = 0; v < width; ++v) {
+          const float offset = to_float(values[i].values[v]) - shift[v];
+          sums[v] += offset;
+          sums[width + v] += offset * offset;
+        }
+      }
+    }
+  }
+  add_rows(sums, tree, place);
+  if (place.inside && place.row == 0) {
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      const float all[moments_partials] = {shift[v], sums[v], sums[width + v]};
+#pragma unroll
+      for (int kind = 0; kind < moments_partials; ++kind) {
+        call.partials[partial_index(call.split, call.x.channels, kind, place.channel + v)] =
+            all[kind];
+      }
+    }
+  }
+}
+
+// A thread for each channel and part of the slabs; the first part adds up.
+__global__ void __launch_bounds__(threads) inplace_abn_statistics_kernel(StatisticsCall call) {
+  SharedMemory shared;
+  double* const parts = shared.take<double>(3 * threads);
+  const int64_t channels = call.x.channels;
+  const int64_t channel = blockIdx.x * warp_size + lane_index();
+  Moments moments;
+  if (channel < channels && !call.known) {
+    const int64_t kind = (int64_t)call.split.all_slabs * channels;
+    for (int slab = warp_index(); slab < call.split.all_slabs; slab += sum_parts) {
+      const float* const partial = &call.partials[slab * channels + channel];
+      const int64_t left = call.x.pixels - (int64_t)(slab % call.split.slabs) * call.split.slab;
+      const double count = left < call.split.slab ? (double)left : (double)call.split.slab;
+      const double sum = partial[kind];
+      const double offset = sum / count;
+      moments.add(count, partial[0] + offset, partial[2 * kind] - sum * offset);
+    }
+  }
+  parts[threadIdx.x] = moments.count;
+  parts[threads + threadIdx.x] = moments.mean;
+  parts[2 * threads + threadIdx.x] = moments.squares;
+  sync_block();
+  if (warp_index() != 0 || channel >= channels) {
+    return;
+  }
+  for (int part = 1; part < sum_parts; ++part) {
+    const double* const other = &parts[part * warp_size + threadIdx.x];
+    moments.add(other[0], other[threads], other[2 * threads]);
+  }
+  if (call.known) {
+    moments = {call.known[2 * channels + channel], call.known[channel], 0};
+  }
+  const double variance = moments.count > 0 ? moments.squares / moments.count : 0;
+  call.statistics[channel] = moments.mean;
+  call.statistics[channels + channel] = call.known ? call.known[channels + channel] : variance;
+  call.statistics[2 * channels + channel] = moments.count;
+}
+
+struct ForwardCall {
+  InPlaceAbn abn;
+  Split split;
+};
+
+constexpr int forward_kinds = 3;  // y = (x - c₀) c₁ + c₂
+
+// c₀ is near x, where x - c₀ is exact; what rounding it to float32 took away is in c₂.
+__device__ void find_forward(const double* statistics, const float* affine, float eps,
+                             int64_t channels, int64_t channel, bool with_bias,
+                             float (&to)[forward_kinds]) {
+  const double mean = statistics[channel];
+  const double scale = affine[channel] / sqrt(statistics[channels + channel] + (double)eps);
+  to[0] = (float)mean;
+  to[1] = (float)scale;
+  to[2] = (float)(((double)to[0] - mean) * scale + (with_bias ? affine[channels + channel] : 0.0f));
+}
+
+__device__ float activate(Activation activation, float parameter, float y) {
+  if (activation == Activation::elu) {
+    return y > 0 ? y : parameter * (exp_fast(y) - 1.0f);
+  }
+  if (activation == Activation::relu) {
+    return y < 0 ? 0.0f : y;
+  }
+  return y > 0 ? y : y * parameter;
+}
+
+template <typename T, int width>
+__global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) {
+  SharedMemory shared;
+  float* const found = shared.take<float>(forward_kinds * width * call.split.lanes);
+  const InPlaceAbn& abn = call.abn;
+  const Place<width> place(call.split, abn.x);
+  find_for_block<forward_kinds, width>(
+      call.split, abn.x, found, [&](int64_t channel, float (&to)[forward_kinds]) {
+        find_forward(abn.statistics, abn.affine, abn.eps, abn.x.channels, channel, true, to);
+      });
+  if (!place.inside) {
+    return;
+  }
+  float c[forward_kinds][width];
+  take_own(call.split, place, found, c);
+  const Column<T, width> x(abn.x, place);
+  const Column<T, width> z(abn.z, place);
+  for (int64_t first = place.first; first < place.end; first += batch<width> * place.rows) {
+    Vector<T, width> values[batch<width>];
+#pragma unroll
+    for (int i = 0; i < batch<width>; ++i) {
+      const int64_t pixel = first + i * place.rows;
+      values[i] = x[pixel < place.end ? pixel : first];
+    }
+#pragma unroll
+    for (int i = 0; i < batch<width>; ++i) {
+#pragma unroll
+      for (int v = 0; v < width; ++v) {
+        const float y = (to_float(values[i].values[v]) - c[0][v]) * c[1][v] + c[2][v];
+        store(&values[i].values[v], activate(abn.activation, abn.parameter, y));
+      }
+      if (first + i * place.rows < place.end) {
+        z[first + i * place.rows] = values[i];
+      }
+    }
+  }
+}
+
+struct BackwardCall {
+  InPlaceAbnBackward abn;
+  Split split;
+  float* partials;
+  float inverse;  // 1 / parameter
+};
+
+// What recovers y from what was kept, then dx = c₄ dy + c₅ (y - bias) + c₆.
+//   from the output: bias, the greatest |y - bias|
+//   from the input:  y - bias = (x - c₀) c₁ + c₂, bias
+constexpr int recovery_kinds = 4;
+constexpr int backward_kinds = recovery_kinds + 3;
+
+template <int kinds>
+__device__ void find_backward(const InPlaceAbnBackward& abn, int64_t channel, float (&to)[kinds]) {
+  const int64_t channels = abn.kept.channels;
+  const double count = abn.statistics[2 * channels + channel];
+  const double gain = abn.affine[channel];
+  const float bias = abn.affine[channels + channel];
+  if (abn.kept_input) {
+    float recovery[forward_kinds];
+    find_forward(abn.statistics, abn.affine, abn.eps, channels, channel, false, recovery);
+    to[0] = recovery[0];
+    to[1] = recovery[1];
+    to[2] = recovery[2];
+    to[3] = bias;
+  } else {
+    // No normalised value is further out; a rounded output may say so.
+    to[0] = bias;
+    to[1] = (float)(gain * sqrt(count > 1 ? count - 1 : 0));
+    to[2] = to[3] = 0;
+  }
+  if constexpr (kinds == backward_kinds) {
+    const double inverse = 1 / sqrt(abn.statistics[channels + channel] + (double)abn.eps);
+    to[4] = (float)(gain * inverse);
+    to[5] = (float)(-inverse * abn.sums[channels + channel] / (gain * count));
+    to[6] = (float)(-inverse * gain * abn.sums[channel] / count);
+  }
+}
+
+struct Recovered {
+  float grad;      // of y
+  float centered;  // y - bias
+};
+
+// The step between numbers just above -1.
+__device__ inline float step_above_minus_one(float) {
+  return 0x1p-24f;
+}
+__device__ inline float step_above_minus_one(bfloat16) {
+  return 0x1p-8f;
+}
+__device__ inline float step_above_minus_one(float16) {
+  return 0x1p-11f;
+}
+
+// The numbers of channel v of a thread; where y is 0, the gradient is that of its negative side.
+template <typename T, int kinds, int width>
+__device__ Recovered recover(const BackwardCall& call, float grad, T stored,
+                             const float (&c)[kinds][width], int v) {
+  const InPlaceAbnBackward& abn = call.abn;
+  const float kept = to_float(stored);
+  const float p = abn.parameter;
+  if (abn.kept_input) {
+    const float centered = (kept - c[0][v]) * c[1][v] + c[2][v];
+    const float y = centered + c[3][v];
+    if (y > 0) {
+      return {grad, centered};
+    }
+    if (abn.activation == Activation::relu) {
+      return {0, centered};
+    }
+    return {grad * (abn.activation == Activation::elu ? p * exp_fast(y) : p), centered};
+  }
+  float y = kept;
+  if (abn.activation == Activation::elu) {
+    const float ratio = kept * call.inverse;
+    const float lowest = step_above_minus_one(stored) - 1.0f;
+    y = kept > 0 ? kept : log_fast((ratio < lowest ? lowest : ratio) + 1.0f);
+    grad *= kept > 0 ? 1.0f : kept + p;
+  } else {
+    y = kept > 0 ? kept : kept * call.inverse;
+    grad *= kept > 0 ? 1.0f : p;
+  }
+  const float centered = y - c[0][v];
+  const float most = c[1][v];
+  // Written so that NaN stays NaN.
+  return {grad, centered > most ? most : centered < -most ? -most : centered};
+}
+
+// body(pixel, gradients, kept) for every pixel of a thread.
+template <typename T, int width, typename Body>
+__device__ void for_pixels(const InPlaceAbnBackward& abn, const Place<width>& place,
+                           const Body& body) {
+  constexpr int count = batch<width> / 2;  // of two maps
+  const Column<T, width> grads(abn.grad_z, place);
+  const Column<T, width> kept(abn.kept, place);
+  for (int64_t first = place.first; first < place.end; first += count * place.rows) {
+    Vector<T, width> values[2][count];
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const int64_t pixel = first + i * place.rows;
+      values[0][i] = grads[pixel < place.end ? pixel : first];
+      values[1][i] = kept[pixel < place.end ? pixel : first];
+    }
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      if (first + i * place.rows < place.end) {
+        body(first + i * place.rows, values[0][i], values[1][i]);
+      }
+    }
+  }
+}
+
+template <typename T, int width>
+__global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(BackwardCall call) {
+  SharedMemory shared;
+  float* const found = shared.take<float>(recovery_kinds * width * call.split.lanes);
+  float* const tree = shared.take<float>(2 * width * threads);
+  const InPlaceAbnBackward& abn = call.abn;
+  const Place<width> place(call.split, abn.kept);
+  find_for_block<recovery_kinds, width>(
+      call.split, abn.kept, found,
+      [&](int64_t channel, float (&to)[recovery_kinds]) { find_backward(abn, channel, to); });
+  float sums[2 * width] = {};
+  if (place.inside) {
+    float c[recovery_kinds][width];
+    take_own(call.split, place, found, c);
+    for_pixels<T>(abn, place, [&](int64_t, const auto& grads, const auto& kept) {
+#pragma unroll
+      for (int v = 0; v < width; ++v) {
+        const Recovered value = recover(call, to_float(grads.values[v]), kept.values[v], c, v);
+        sums[v] += value.grad;
+        sums[width + v] += value.grad * value.centered;
+      }
+    });
+  }
+  add_rows(sums, tree, place);
+  if (place.inside && place.row == 0) {
+#pragma unroll
+    for (int i = 0; i < 2 * width; ++i) {
+      call.partials[partial_index(call.split, abn.kept.channels, i / width,
+                                  place.channel + i % width)] = sums[i];
+    }
+  }
+}
+
+// As for the statistics: a thread for each channel and part of the slabs.
+__global__ void __launch_bounds__(threads) inplace_abn_sums_kernel(BackwardCall call) {
+  SharedMemory shared;
+  double* const parts = shared.take<double>(threads);
+  const int64_t channels = call.abn.kept.channels;
+  const int64_t channel = blockIdx.x * warp_size + lane_index();
+  const float* const partials =
+      call.partials + (int64_t)blockIdx.y * call.split.all_slabs * channels + channel;
+  double sum = 0;
+  if (channel < channels && !call.abn.known) {
+    for (int slab = warp_index(); slab < call.split.all_slabs; slab += sum_parts) {
+      sum += partials[slab * channels];
+    }
+  }
+  parts[threadIdx.x] = sum;
+  sync_block();
+  if (warp_index() != 0 || channel >= channels) {
+    return;
+  }
+  for (int part = 1; part < sum_parts; ++part) {
+    sum += parts[part * warp_size + threadIdx.x];
+  }
+  const int64_t at = blockIdx.y * channels + channel;
+  call.abn.sums[at] = call.abn.known ? call.abn.known[at] : sum;
+}
+
+template <typename T, int width>
+__global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardCall call) {
+  SharedMemory shared;
+  float* const found = shared.take<float>(backward_kinds * width * call.split.lanes);
+  const InPlaceAbnBackward& abn = call.abn;
+  const Place<width> place(call.split, abn.kept);
+  find_for_block<backward_kinds, width>(
+      call.split, abn.kept, found,
+      [&](int64_t channel, float (&to)[backward_kinds]) { find_backward(abn, channel, to); });
+  if (!place.inside) {
+    return;
+  }
+  float c[backward_kinds][width];
+  take_own(call.split, place, found, c);
+  const Column<T, width> grad_x(abn.grad_x, place);
+  for_pixels<T>(abn, place, [&](int64_t pixel, const auto& grads, const auto& kept) {
+    Vector<T, width> result;
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      const Recovered value = recover(call, to_float(grads.values[v]), kept.values[v], c, v);
+      store(&result.values[v], c[4][v] * value.grad + c[5][v] * value.centered + c[6][v]);
+    }
+    grad_x[pixel] = result;
+  });
+}
+
+void find_statistics(const StatisticsCall& call, void* stream) {
+  if (!call.known) {
+    OPENSEG_DISPATCH_FLOATING(call.x.dtype, {
+      const bool wide = in_vectors<scalar_t>(call.x);
+      const int width = wide ? widest<scalar_t> : 1;
+      StatisticsCall split = call;
+      split.split = split_of(call.x, width);
+      launch(wide ? inplace_abn_moments_kernel<scalar_t, widest<scalar_t>>
+                  : inplace_abn_moments_kernel<scalar_t, 1>,
+             blocks_of(call.x, split.split, width), threads, tree_bytes(width), stream, split);
+    })
+  }
+  launch(inplace_abn_statistics_kernel, ceil_div(call.x.channels, warp_size), threads,
+         3 * threads * sizeof(double), stream, call);
+}
+
+// What blocks need for coefficients of their channels.
+int64_t found_bytes(int kinds, const Split& split, int width) {
+  SharedMemory measure(nullptr);
+  measure.take<float>(kinds * width * split.lanes);
+  return measure.bytes();
+}
+
+void find_sums(const BackwardCall& call, void* stream) {
+  const Map& map = call.abn.kept;
+  if (!call.abn.known) {
+    OPENSEG_DISPATCH_FLOATING(map.dtype, {
+      const bool wide = in_vectors<scalar_t>(map, call.abn.grad_z);
+      const int width = wide ? widest<scalar_t> : 1;
+      BackwardCall split = call;
+      split.split = split_of(map, width);
+      launch(wide ? inplace_abn_backward_sums_kernel<scalar_t, widest<scalar_t>>
+                  : inplace_abn_backward_sums_kernel<scalar_t, 1>,
+             blocks_of(map, split.split, width), threads,
+             found_bytes(recovery_kinds, split.split, width) + tree_bytes(width), stream, split);
+    })
+  }
+  launch(inplace_abn_sums_kernel, dim3(ceil_div(map.channels, warp_size), 2), threads,
+         threads * sizeof(double), stream, call);
+}
+
+BackwardCall call_of(const InPlaceAbnBackward& abn, float* partials) {
+  return {abn, split_of(abn.kept), partials, 1.0f / abn.parameter};
+}
+
+}  // namespace
+
+int64_t inplace_abn_partials(const Map& map) {
+  return moments_partials * map.channels * split_of(map).all_slabs;
+}
+
+void inplace_abn_statistics_cuda(const Map& x, double* statistics, float* partials, void* stream) {
+  find_statistics({x, split_of(x), nullptr, statistics, partials}, stream);
+}
+
+void inplace_abn_cuda(const InPlaceAbn& abn, float* partials, void* stream) {
+  find_statistics({abn.x, split_of(abn.x), abn.known, abn.statistics, partials}, stream);
+  OPENSEG_DISPATCH_FLOATING(abn.x.dtype, {
+    const bool wide = in_vectors<scalar_t>(abn.x, abn.z);
+    const int width = wide ? widest<scalar_t> : 1;
+    const ForwardCall call{abn, split_of(abn.x, width)};
+    launch(wide ? inplace_abn_kernel<scalar_t, widest<scalar_t>> : inplace_abn_kernel<scalar_t, 1>,
+           blocks_of(abn.x, call.split, width), threads,
+           found_bytes(forward_kinds, call.split, width), stream, call);
+  })
+}
+
+void inplace_abn_backward_sums_cuda(const InPlaceAbnBackward& abn, float* partials, void* stream) {
+  find_sums(call_of(abn, partials), stream);
+}
+
+void inplace_abn_backward_cuda(const InPlaceAbnBackward& abn, float* partials, void* stream) {
+  BackwardCall call = call_of(abn, partials);
+  find_sums(call, stream);
+  OPENSEG_DISPATCH_FLOATING(abn.kept.dtype, {
+    const bool wide = in_vectors<scalar_t>(abn.kept, abn.grad_z, abn.grad_x);
+    const int width = wide ? widest<scalar_t> : 1;
+    call.split = split_of(abn.kept, width);
+    launch(wide ? inplace_abn_backward_kernel<scalar_t, widest<scalar_t>>
+                : inplace_abn_backward_kernel<scalar_t, 1>,
+           blocks_of(abn.kept, call.split, width), threads,
+           found_bytes(backward_kinds, call.split, width), stream, call);
+  })
+}
+
+}  // namespace openseg

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT
+// How blocks go over a map of either layout, and add up what their threads found.
+#pragma once
+
+#include "common/check.h"
+#include "common/device.cuh"
+#include "common/map.h"
+
+namespace openseg {
+namespace {
+
+constexpr int threads = 256;
+constexpr int many_slabs = 512;  // of all images, which are not to be many more
+
+struct Split {
+  int lanes;      // threads of a row
+  int slab;       // pixels of a slab, at most
+  int slabs;      // of an image
+  int all_slabs;  // of all images
+};
+
+// The part of a thread: every `rows`-th pixel of first … end, in `width` channels.
+template <int width>
+struct Place {
+  int lane, row, rows;
+  int64_t image, begin, first, end, channel;
+  bool inside;
+
+  __device__ Place(const Split& split, const Map& map)
+      : lane(threadIdx.x % split.lanes),
+        row(threadIdx.x / split.lanes),
+        rows(threads / split.lanes),
+        image(blockIdx.x / split.slabs),
+        begin((int64_t)(blockIdx.x % split.slabs) * split.slab),
+        first(begin + row),
+        end(begin + split.slab < map.pixels ? begin + split.slab : map.pixels),
+        channel(((int64_t)blockIdx.y * split.lanes + lane) * width),
+        inside(channel < map.channels) {}
+};
+
+// Channels side by side of one pixel.
+template <typename T, int width>
+struct alignas(sizeof(T) * width) Vector {
+  T values[width];
+};
+
+template <typename T, int width>
+class Column {
+ public:
+  __device__ Column(const Map& map, const Place<width>& place)
+      : start_(static_cast<T*>(map.data) + place.image * map.stride_batch +
+               place.channel * map.stride_channel),
+        stride_(map.stride_pixel) {}
+
+  __device__ Vector<T, width>& operator[](int64_t pixel) const {
+    return *reinterpret_cast<Vector<T, width>*>(start_ + pixel * stride_);
+  }
+
+ private:
+  T* start_;
+  int64_t stride_;
+};
+
+// Pixels of a thread that are loaded before any of them is worked on.
+template <int width>
+constexpr int batch = width == 1 ? 8 : 4;
+
+// The sum of each number over the rows of a block, in the threads of row 0.
+template <int count, int width>
+__device__ void add_rows(float (&sums)[count], float* tree, const Place<width>& place) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    tree[i * threads + threadIdx.x] = sums[i];
+  }
+  for (int half = place.rows / 2; half > 0; half /= 2) {
+    sync_block();
+    if (place.row < half) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) {
+        const int at = i * threads + threadIdx.x;
+        tree[at] += tree[at + half * (threads / place.rows)];
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    sums[i] = tree[i * threads + threadIdx.x];
+  }
+}
+
+// Numbers of the channels of a block, [kinds, lanes * width], that a thread each finds.
+template <int kinds, int width, typename Find>
+__device__ void find_for_block(const Split& split, const Map& map, float* found, const Find& find) {
+  const int channels = split.lanes * width;
+  const int64_t channel = (int64_t)blockIdx.y * channels + threadIdx.x;
+  if ((int)threadIdx.x < channels && channel < map.channels) {
+    float values[kinds];
+    find(channel, values);
+#pragma unroll
+    for (int kind = 0; kind < kinds; ++kind) {
+      found[kind * channels + threadIdx.x] = values[kind];
+    }
+  }
+  sync_block();
+}
+
+template <int kinds, int width>
+__device__ void take_own(const Split& split, const Place<width>& place, const float* found,
+                         float (&own)[kinds][width]) {
+#pragma unroll
+  for (int kind = 0; kind < kinds; ++kind) {
+#pragma unroll
+    for (int v = 0; v < width; ++v) {
+      own[kind][v] = found[(kind * split.lanes + place.lane) * width + v];
+    }
+  }
+}
+
+// Slabs do not depend on the width of vectors.
+inline Split split_of(const Map& map, int width = 1) {
+  const bool along_channels = channels_are_neighbours(map);
+  Split split{};
+  split.lanes = 1;
+  while (along_channels && split.lanes < warp_size && split.lanes * width < map.channels) {
+    split.lanes *= 2;
+  }
+  const int64_t least = along_channels ? 256 : 4096;
+  const int64_t share = ceil_div(map.batch * map.pixels, many_slabs);
+  split.slab = (int)(share > least ? share : least);
+  split.slabs = (int)ceil_div(map.pixels, split.slab);
+  split.all_slabs = (int)(split.slabs * map.batch);
+  return split;
+}
+
+inline dim3 blocks_of(const Map& map, const Split& split, int width) {
+  const int64_t groups = ceil_div(map.channels, split.lanes * width);
+  OPENSEG_CHECK(groups < 1 << 16, "inplace_abn: the kernel serves no ", map.channels, " channels");
+  return dim3(split.all_slabs, groups);
+}
+
+template <typename T>
+constexpr int widest = 16 / sizeof(T);
+
+// Whether all maps have their channels in whole and aligned vectors of 16 bytes.
+template <typename T, typename... Maps>
+bool in_vectors(const Maps&... maps) {
+  const auto suits = [](const Map& map) {
+    const int64_t multiples = map.channels | map.stride_pixel | map.stride_batch;
+    return channels_are_neighbours(map) && multiples % widest<T> == 0 &&
+           (uintptr_t)map.data % 16 == 0;
+  };
+  return (suits(maps) && ...);
+}
+
+}  // namespace
+}  // namespace openseg

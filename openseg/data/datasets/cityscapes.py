@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""Cityscapes: 5000 street scenes with fine labels, 2048×1024, and 19,998 more with coarse ones.
+
+Labels are read from the labelIds files, never from labelTrainIds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from openseg.data import palettes
+from openseg.data.base import DatasetInfo
+from openseg.data.datasets.listing import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    Listing,
+    list_files,
+    match,
+    without_labels,
+)
+from openseg.data.datasets.published import PublishedDataset
+
+INFO = DatasetInfo(
+    "cityscapes",
+    (
+        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
+        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car"),
+        *("truck", "bus", "train", "motorcycle", "bicycle"),
+    ),
+    palettes.CITYSCAPES,
+    label_ids=(7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
+)
+_IGNORED = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30, 255)  # 255 is -1, licence plates
+_LABELS = {  # split: (images, labels)
+    "train": ("train", "gtFine"),
+    "val": ("val", "gtFine"),
+    "coarse": ("train_extra", "gtCoarse"),
+    "train_coarse": ("train", "gtCoarse"),
+    "val_coarse": ("val", "gtCoarse"),
+}
+
+
+class Cityscapes(PublishedDataset):
+    """Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", CVPR 2016.
+
+    root holds `leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png` and, as they are published,
+    `gtFine/…/NAME_gtFine_labelIds.png` and `gtCoarse/…`. Splits are train, val and test (no
+    labels), coarse (the images of train_extra), train_coarse and val_coarse.
+    """
+
+    def __init__(self, root: str | Path, split: str, **options: Any) -> None:
+        super().__init__(root, split, INFO, _IGNORED, **options)
+
+    def list_original(self, split: str) -> Listing:
+        if split not in (*_LABELS, "test"):
+            raise self._unknown_split(split, (*_LABELS, "test"))
+        folder, kind = _LABELS.get(split, ("test", ""))
+        image_folder = self.root / "leftImg8bit" / folder
+        images = list_files(image_folder, IMAGE_SUFFIXES, "_leftImg8bit")
+        if split == "test":
+            return without_labels(images)
+        label_folder = self.root / kind / folder
+        labels = list_files(label_folder, LABEL_SUFFIXES, f"_{kind}_labelIds")
+        found = match(images, labels, image_folder, label_folder)
+        return found._replace(pairs=[p._replace(name=p.image.stem) for p in found.pairs])

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Conversion: one sample to write; and how the conversions read MATLAB files.
+
+A conversion only describes what is to be done: nothing is read before `label()` is called.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from openseg.errors import DataError
+
+
+class Conversion(NamedTuple):
+    """A sample of `split`: the image to copy, and what gives its label, uint8 [H, W]."""
+
+    split: str
+    image: Path
+    label: Callable[[], np.ndarray]
+
+    @property
+    def name(self) -> str:
+        return self.image.stem
+
+
+def require_files(files: Iterable[Path]) -> None:
+    """DataError for the first one that is missing: found before the first file is converted."""
+    files = list(files)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: there is no such file ({len(missing)} of {len(files)} are missing); "
+            "check that all archives of the data set were unpacked here"
+        )
+
+
+def matlab_label(path: Path, key: str, table: np.ndarray | None = None) -> Callable[[], np.ndarray]:
+    """What gives the label map that a MATLAB file holds as `key`, such as "GTcls.Segmentation".
+
+    table: the value to write for each value of the file.
+    """
+    return partial(_read_matlab_label, path, key, table)
+
+
+def _read_matlab_label(path: Path, key: str, table: np.ndarray | None) -> np.ndarray:
+    name, *fields = key.split(".")
+    values: Any = _load_matlab(path, name).get(name)
+    try:
+        for field in fields:
+            values = values[field][0, 0]
+    except (TypeError, ValueError, IndexError):
+        values = None
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "uif":
+        raise DataError(f"{path}: has no label map {key!r}; expected the published file")
+    values = values.astype(np.int64)
+    last = 255 if table is None else len(table) - 1
+    if values.size and not 0 <= values.min() <= values.max() <= last:
+        raise DataError(
+            f"{path}: label values {values.min()} to {values.max()}; expected 0 to {last}"
+        )
+    return (values if table is None else table[values]).astype(np.uint8)
+
+
+def _load_matlab(path: Path, name: str) -> dict[str, Any]:
+    try:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+    except ImportError as error:
+        raise DataError(
+            f'{path}: reading MATLAB files needs scipy: pip install "openseg[datasets]"'
+        ) from error
+    try:
+        return loadmat(path, variable_names=[name])
+    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a MATLAB file ({error}); copy it again"
+        ) from error

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""The kernels of `interlaced_attention` with their gradient: that of `self_attention` by groups."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from openseg.ops import _flops, _triton
+from openseg.ops.self_attention.autograd import empty_attention, empty_gradients
+
+
+def _fake_forward(query, key, value, scale, groups, kind):
+    return empty_attention(query, value)
+
+
+def _fake_backward(grad, query, key, value, out, statistics, scale, groups, kind):
+    return empty_gradients(query, key, value)
+
+
+_TRITON_FORWARD = _triton.operator(
+    "interlaced_attention",
+    "interlaced_attention(Tensor query, Tensor? key, Tensor value, float scale, int[2] groups,"
+    " str kind) -> (Tensor, Tensor)",
+    _fake_forward,
+)
+_TRITON_BACKWARD = _triton.operator(
+    "interlaced_attention",
+    "interlaced_attention_backward(Tensor grad, Tensor query, Tensor? key, Tensor value,"
+    " Tensor out, Tensor statistics, float scale, int[2] groups, str kind)"
+    " -> (Tensor, Tensor, Tensor)",
+    _fake_backward,
+)
+
+
+def _pairs(query, groups, kind):
+    batch, _, height, width = query
+    members = groups[0] * groups[1]
+    return batch * height * width * (height * width // members if kind == "long" else members)
+
+
+def _flops_forward(query, key, value, scale, groups, kind, **options):
+    return _flops.attention(_pairs(query, groups, kind), query[1], value[1])
+
+
+def _flops_backward(grad, query, key, value, out, statistics, scale, groups, kind, **options):
+    return _flops.attention_backward(_pairs(query, groups, kind), query[1], value[1])
+
+
+_flops.register(_flops_forward, _TRITON_FORWARD)
+_flops.register(_flops_backward, _TRITON_BACKWARD)
+
+
+class InterlacedAttention(torch.autograd.Function):
+    """`key` is None where it is the query: the gradient of the query is then that of both."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor,
+        scale: float,
+        groups: list[int],
+        kind: str,
+    ) -> Tensor:
+        out, statistics = _TRITON_FORWARD(query, key, value, scale, groups, kind)
+        ctx.save_for_backward(query, key, value, out, statistics)
+        ctx.options = scale, groups, kind
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        query, key, *saved = ctx.saved_tensors
+        grads = _TRITON_BACKWARD(grad, query, key, *saved, *ctx.options)
+        return grads[0], None if key is None else grads[1], grads[2], *[None] * 3

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""Triton kernels of attention between the pixels of a map, or of each of its groups of pixels.
+
+`interlaced_attention` launches them too: where the pixels of a group lie is computed, nothing is
+permuted. Between the passes lie float32 [2, B, H · W]: the softmax's greatest scaled scores and
+inverse sums. Backward without atomics: where the key is the query, one kernel has all that belongs
+to a row; else one has the rows of the query and one those of key and value.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from openseg.ops import _triton
+from openseg.ops._layout import empty_map
+from openseg.ops._triton import launch, power_of_two, precision, strides, walkable
+from openseg.ops._triton_kernels import load_block
+
+
+class Groups(NamedTuple):
+    """Where the pixels of groups lie in a map; `whole_map` is one group of all."""
+
+    tokens: int  # pixels of a group
+    columns: int  # the token t is in its row t // columns
+    row_step: int
+    column_step: int
+    across: int  # the group g is in row g // across of groups
+    group_row_step: int
+    group_step: int
+
+
+def whole_map(pixels: int) -> Groups:
+    return Groups(pixels, pixels, 0, 1, 1, 0, 0)
+
+
+@triton.jit
+def _pixels(tokens, group, columns, row_step, column_step, across, group_row_step, group_step):
+    first = (group // across) * group_row_step + (group % across) * group_step
+    return first + (tokens // columns) * row_step + (tokens % columns) * column_step
+
+
+@triton.jit
+def _load(pointer, pixels, inside, channels, count, pixel_stride, channel_stride):
+    """[pixels, channels], 0 outside."""
+    offsets = pixels.to(tl.int64)[:, None] * pixel_stride
+    offsets += channels.to(tl.int64)[None, :] * channel_stride
+    mask = inside[:, None] & (channels < count)[None, :]
+    return tl.load(pointer + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def _store(pointer, block, pixels, inside, channels, count, pixel_stride, channel_stride):
+    offsets = pixels.to(tl.int64)[:, None] * pixel_stride
+    offsets += channels.to(tl.int64)[None, :] * channel_stride
+    mask = inside[:, None] & (channels < count)[None, :]
+    tl.store(pointer + offsets, block.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _softmax(scores, statistics, pixels, inside, step, AXIS: tl.constexpr):
+    """Weights of scaled scores; AXIS is the one along which the keys lie."""
+    greatest = tl.load(statistics + pixels, mask=inside, other=0.0)
+    inverse = tl.load(statistics + step + pixels, mask=inside, other=0.0)
+    greatest, inverse = tl.expand_dims(greatest, AXIS), tl.expand_dims(inverse, AXIS)
+    return tl.exp(scores - greatest) * inverse
+
+
+@triton.jit
+def attention_kernel(
+    query, key, value, out, statistics, pixels, channels, value_channels, scale,
+    query_image, query_pixel, query_channel, key_image, key_pixel, key_channel,
+    value_image, value_pixel, value_channel, out_image, out_pixel, out_channel,
+    tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    BLOCK: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
+    rows = _pixels(t, group, columns, row_step, column_step, across, group_row_step, group_step)
+    key += image * key_image
+    value += image * value_image
+    q = _load(
+        query + image * query_image, rows, t < tokens, c, channels, query_pixel, query_channel
+    )
+    greatest = tl.full((BLOCK,), -float("inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    context = tl.zeros((BLOCK, DV), tl.float32)
+    for start in range(0, tokens, KEYS):
+        s = start + tl.arange(0, KEYS)
+        at = _pixels(s, group, columns, row_step, column_step, across, group_row_step, group_step)
+        k = _load(key, at, s < tokens, c, channels, key_pixel, key_channel)
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        scores = tl.where((s < tokens)[None, :], scores, -float("inf"))
+        higher = tl.maximum(greatest, tl.max(scores, 1))
+        shift = tl.where(higher == -float("inf"), 0.0, higher)
+        weights = tl.exp(scores - shift[:, None])
+        shrink = tl.exp(greatest - shift)
+        total = total * shrink + tl.sum(weights, 1)
+        v = _load(value, at, s < tokens, cv, value_channels, value_pixel, value_channel)
+        context = tl.dot(
+            weights.to(v.dtype), v, context * shrink[:, None], input_precision=PRECISION
+        )
+        greatest = higher
+    _store(
+        out + image * out_image, context / total[:, None], rows, t < tokens, cv, value_channels,
+        out_pixel, out_channel,
+    )  # fmt: skip
+    place = statistics + image * pixels + rows
+    tl.store(place, greatest, mask=t < tokens)
+    tl.store(place + tl.num_programs(2) * pixels.to(tl.int64), 1.0 / total, mask=t < tokens)
+
+
+@triton.jit
+def attention_delta_kernel(
+    grad, out, delta, pixels, channels, grad_image, grad_pixel, grad_channel,
+    out_image, out_pixel, out_channel, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Σ_c out · its gradient of each pixel: what the softmax's gradient subtracts."""
+    image = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    grad += image * grad_image
+    out += image * out_image
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, channels, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        g = load_block(grad, n, c, grad_pixel, grad_channel, pixels, channels).to(tl.float32)
+        o = load_block(out, n, c, out_pixel, out_channel, pixels, channels).to(tl.float32)
+        total += tl.sum(g * o, 1)
+    tl.store(delta + image * pixels + n, total, mask=n < pixels)
+
+
+@triton.jit
+def attention_query_kernel(
+    grad, query, key, value, statistics, delta, grad_query, pixels, channels, value_channels, scale,
+    grad_image, grad_pixel, grad_channel, query_image, query_pixel, query_channel,
+    key_image, key_pixel, key_channel, value_image, value_pixel, value_channel,
+    out_image, out_pixel, out_channel,
+    tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    BLOCK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
+    rows = _pixels(t, group, columns, row_step, column_step, across, group_row_step, group_step)
+    key += image * key_image
+    value += image * value_image
+    q = _load(
+        query + image * query_image, rows, t < tokens, c, channels, query_pixel, query_channel
+    )
+    g = _load(
+        grad + image * grad_image, rows, t < tokens, cv, value_channels, grad_pixel, grad_channel
+    )
+    step = tl.num_programs(2).to(tl.int64) * pixels
+    known = tl.load(delta + image * pixels + rows, mask=t < tokens, other=0.0)
+    total = tl.zeros((BLOCK, D), tl.float32)
+    for start in range(0, tokens, BLOCK):
+        s = start + tl.arange(0, BLOCK)
+        at = _pixels(s, group, columns, row_step, column_step, across, group_row_step, group_step)
+        k = _load(key, at, s < tokens, c, channels, key_pixel, key_channel)
+        v = _load(value, at, s < tokens, cv, value_channels, value_pixel, value_channel)
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+        scores = tl.where((s < tokens)[None, :], scores, -float("inf"))
+        weights = _softmax(scores, statistics + image * pixels, rows, t < tokens, step, 1)
+        grad_scores = weights * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - known[:, None])
+        total = tl.dot(grad_scores.to(k.dtype), k, total, input_precision=PRECISION)
+    _store(
+        grad_query + image * out_image, total * scale, rows, t < tokens, c, channels,
+        out_pixel, out_channel,
+    )  # fmt: skip
+
+
+@triton.jit
+def attention_key_value_kernel(
+    grad, query, key, value, statistics, delta, grad_key, grad_value, pixels, channels,
+    value_channels, scale, grad_image, grad_pixel, grad_channel,
+    query_image, query_pixel, query_channel, key_image, key_pixel, key_channel,
+    value_image, value_pixel, value_channel, out_image, out_pixel, out_channel,
+    out_value_image, out_value_pixel, out_value_channel,
+    tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    BLOCK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, SHARED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a block of keys and values; SHARED: of the rows of a query that is the key."""
+    group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
+    rows = _pixels(t, group, columns, row_step, column_step, across, group_row_step, group_step)
+    grad += image * grad_image
+    query += image * query_image
+    statistics += image * pixels
+    step = tl.num_programs(2).to(tl.int64) * pixels
+    delta += image * pixels
+    k = _load(key + image * key_image, rows, t < tokens, c, channels, key_pixel, key_channel)
+    v = _load(
+        value + image * value_image, rows, t < tokens, cv, value_channels,
+        value_pixel, value_channel,
+    )  # fmt: skip
+    if SHARED:
+        own_grad = _load(grad, rows, t < tokens, cv, value_channels, grad_pixel, grad_channel)
+        own_delta = tl.load(delta + rows, mask=t < tokens, other=0.0)
+    total = tl.zeros((BLOCK, D), tl.float32)
+    value_total = tl.zeros((BLOCK, DV), tl.float32)
+    for start in range(0, tokens, BLOCK):
+        s = start + tl.arange(0, BLOCK)
+        at = _pixels(s, group, columns, row_step, column_step, across, group_row_step, group_step)
+        q = _load(query, at, s < tokens, c, channels, query_pixel, query_channel)
+        g = _load(grad, at, s < tokens, cv, value_channels, grad_pixel, grad_channel)
+        known = tl.load(delta + at, mask=s < tokens, other=0.0)
+        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
+        scores = tl.where((s < tokens)[None, :], scores, -float("inf"))
+        weights = _softmax(scores, statistics, at, s < tokens, step, 0)
+        value_total = tl.dot(weights.to(g.dtype), g, value_total, input_precision=PRECISION)
+        grad_scores = weights * (tl.dot(v, tl.trans(g), input_precision=PRECISION) - known[None, :])
+        if SHARED:
+            others = _load(
+                value + image * value_image, at, s < tokens, cv, value_channels,
+                value_pixel, value_channel,
+            )  # fmt: skip
+            grad_weights = tl.dot(own_grad, tl.trans(others), input_precision=PRECISION)
+            own_weights = _softmax(scores, statistics, rows, t < tokens, step, 1)
+            grad_scores += own_weights * (grad_weights - own_delta[:, None])
+        total = tl.dot(grad_scores.to(q.dtype), q, total, input_precision=PRECISION)
+    _store(
+        grad_key + image * out_image, total * scale, rows, t < tokens, c, channels,
+        out_pixel, out_channel,
+    )  # fmt: skip
+    _store(
+        grad_value + image * out_value_image, value_total, rows, t < tokens, cv, value_channels,
+        out_value_pixel, out_value_channel,
+    )  # fmt: skip
+
+
+def attention(
+    query: Tensor, key: Tensor | None, value: Tensor, scale: float, groups: Groups
+) -> tuple[Tensor, Tensor]:
+    """The context [B, Dv, H, W] within each group, and the statistics [2, B, H · W]."""
+    images, channels, height, width = query.shape
+    value_channels, pixels = value.shape[1], height * width
+    out = empty_map(query, value_channels)
+    statistics = query.new_empty((2, images, pixels), dtype=torch.float32)
+    if images * pixels == 0:
+        return out, statistics
+    query, value = walkable(query), walkable(value)
+    key = query if key is None else walkable(key)
+    d, dv = power_of_two(channels), power_of_two(value_channels)
+    block = _block(query, d + dv, dv)
+    # Hopper's products of 128 rows have their operands in shared memory
+    rows = 2 * block if _triton.shared_memory(query) > 200 << 10 else block
+    launch(
+        attention_kernel, _grid(rows, groups, pixels, images),
+        query, key, value, out, statistics, pixels, channels, value_channels, scale,
+        *strides(query), *strides(key), *strides(value), *strides(out), *groups,
+        BLOCK=rows, KEYS=block, D=d, DV=dv, PRECISION=precision(), num_warps=8, num_stages=1,
+    )  # fmt: skip
+    return out, statistics
+
+
+def attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor | None, value: Tensor, out: Tensor, statistics: Tensor,
+    scale: float, groups: Groups,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of query, key (empty without one, then that of the query is of both) and value."""
+    images, channels, height, width = query.shape
+    value_channels, pixels = value.shape[1], height * width
+    grad_query, grad_value = empty_map(query, channels), empty_map(value, value_channels)
+    grad_key = query.new_empty(0) if key is None else empty_map(key, channels)
+    if images * pixels == 0:
+        return grad_query, grad_key, grad_value
+    grad, query, value, out = (walkable(t) for t in (grad, query, value, out))
+    other = query if key is None else walkable(key)
+    delta = torch.empty_like(statistics[0])
+    launch(
+        attention_delta_kernel, (triton.cdiv(pixels, 64), images), grad, out, delta, pixels,
+        value_channels, *strides(grad), *strides(out), BLOCK=64, BLOCK_C=32,
+    )  # fmt: skip
+    d, dv = power_of_two(channels), power_of_two(value_channels)
+    sizes = pixels, channels, value_channels, scale
+    places = *strides(grad), *strides(query), *strides(other), *strides(value)
+    options = {"D": d, "DV": dv, "PRECISION": precision(), "num_warps": 8, "num_stages": 1}
+    block = _block(query, d + (2 if key is None else 1) * dv, d + dv)
+    first = grad_query if key is None else grad_key
+    launch(
+        attention_key_value_kernel, _grid(block, groups, pixels, images),
+        grad, query, other, value, statistics, delta, first, grad_value, *sizes, *places,
+        *strides(first), *strides(grad_value), *groups, BLOCK=block, SHARED=key is None, **options,
+    )  # fmt: skip
+    if key is not None:
+        launch(
+            attention_query_kernel, _grid(block, groups, pixels, images),
+            grad, query, other, value, statistics, delta, grad_query, *sizes, *places,
+            *strides(grad_query), *groups, BLOCK=block, **options,
+        )  # fmt: skip
+    return grad_query, grad_key, grad_value
+
+
+def _block(query: Tensor, width: int, sums: int) -> int:
+    """Pixels of a block: two blocks of `width` channels lie in shared memory, sums in registers."""
+    most = 64
+    while most > 16 and (
+        2 * most * width * query.element_size() > 0.9 * _triton.shared_memory(query)
+        or most * sums > 1 << 14
+    ):
+        most //= 2
+    return most
+
+
+def _grid(block: int, groups: Groups, pixels: int, images: int) -> tuple[int, int, int]:
+    return triton.cdiv(groups.tokens, block), pixels // groups.tokens, images
+
+
+def self_attention(
+    query: Tensor, key: Tensor | None, value: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    return attention(query, key, value, scale, whole_map(query.shape[2] * query.shape[3]))
+
+
+def self_attention_backward(
+    grad: Tensor, query: Tensor, key: Tensor | None, value: Tensor, out: Tensor, statistics: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    groups = whole_map(query.shape[2] * query.shape[3])
+    return attention_backward(grad, query, key, value, out, statistics, scale, groups)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""What is found before the first iteration, and the first two iterations on each published set."""
+
+import math
+import re
+import sys
+
+import numpy as np
+import pytest
+from torch import nn
+
+from openseg import build, prepare, train
+from openseg.config import load_config
+from openseg.data import FolderDataset
+from openseg.data.first_look import look_at_samples
+from openseg.errors import DataError
+from openseg.models import SegmentationOutput
+from tests.data import miniature
+
+WORDS = (
+    *("device=cpu", "data.crop_size=[24, 24]", "data.workers=0", "train.batch_size=2"),
+    "dry_run=true",  # two iterations and an image of validation, and no file
+)
+
+
+class TinyNet(nn.Module):
+    """The shape of a network, built and trained in milliseconds."""
+
+    align_corners, in_channels = True, 3
+
+    def __init__(self, name, backbone, num_classes, **_):
+        super().__init__()
+        self.arguments = {"name": name, "backbone": backbone}
+        self.backbone = nn.Conv2d(3, 8, 3, stride=4)
+        self.head, self.aux = nn.Conv2d(8, num_classes, 1), nn.Conv2d(8, num_classes, 1)
+
+    def forward(self, images):
+        features = self.backbone(images)
+        return SegmentationOutput(self.head(features), {"aux": self.aux(features)})
+
+
+def folder(root, *values, classes="ab", **options):
+    miniature.write(root / "images" / "train" / "0.png", miniature.image(0, (4, 6)))
+    label = np.resize(np.array(values, dtype=np.uint8), (4, 6))
+    miniature.write(root / "labels" / "train" / "0.png", label)
+    return FolderDataset(root, "train", tuple(classes), **options)
+
+
+def test_masks_of_0_and_255(tmp_path):
+    with pytest.raises(DataError, match=r"0 and 255 alone.*data\.id_map=\{0: 0, 255: 1\}"):
+        look_at_samples(folder(tmp_path, 0, 255), 3)
+    look_at_samples(folder(tmp_path, 0, 255, id_map={0: 0, 255: 1}), 3)
+    look_at_samples(folder(tmp_path, 0, 255, id_map={0: 0, 1: 1, 255: 255}), 3)
+    look_at_samples(folder(tmp_path, 0, 255, classes="abc"), 3)
+    look_at_samples(folder(tmp_path, 0), 3)
+
+
+def test_nothing_but_ignored_pixels(tmp_path):
+    with pytest.raises(DataError, match="every pixel of 1 samples is ignored; expected ids"):
+        look_at_samples(folder(tmp_path, 255), 3)
+
+
+@pytest.mark.parametrize("name", miniature.TREES)
+def test_two_iterations_on_each_published_set(name, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "source"
+    if name == "coco_stuff_10k":
+        miniature.published_coco_stuff_10k(root)
+        words = ["prepare", name, "--root", str(root), "--output", str(tmp_path / "prepared")]
+        monkeypatch.setattr(sys, "argv", words)
+        prepare.main()
+        root = tmp_path / "prepared"
+    else:
+        miniature.TREES[name](root)
+    words = ["--cfg", "camvid/ocrnet_r18", *WORDS, f"data.name={name}", f"data.root={root}"]
+    if name != "cityscapes":
+        words += ["data.order=flip_first", "data.min_side=26"]
+    monkeypatch.setattr(sys, "argv", ["openseg.train", *words])
+    monkeypatch.setattr(build, "create_model", TinyNet)
+    assert train.main() == 0
+    printed = capsys.readouterr().out
+    classes = len(miniature.VALUES[name][0])
+    assert f"{classes} classes of {name}" in printed
+    loss = float(re.search(r"loss ([\d.]+)", printed).group(1))
+    assert 0 < loss < 2 * 1.4 * math.log(classes)  # a guess costs log K, and 0.4 of that beside
+
+
+def test_batches_of_lip_exchange_left_and_right(tmp_path):
+    """The way from the data set to the transform; see test_published.py for the pairs."""
+    root = miniature.lip(tmp_path)
+    words = ["data.name=lip", f"data.root={root}"]
+    config = load_config("scenes/ocrnet_r18", words)
+    info = build.build_dataset(config, "train").info
+    assert build.build_train_transform(config, info).flip_pairs == ((14, 15), (16, 17), (18, 19))

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""Cases and mutants of `inplace_abn`."""
+
+import itertools
+
+import numpy as np
+
+from tests.emulator import arrays
+from tests.emulator.kernels import Kernels
+from tests.emulator.mutants import ASAN, RACE_WRITE, VALUES, Mutant
+
+EPS = 1e-5
+ACTIVATIONS = {"leaky_relu": 0, "relu": 1, "elu": 2}
+# [B, C, H, W]: one pixel, tails of vectors and slabs, two groups of channels, none
+SHAPES = [(3, 2, 1, 1), (2, 21, 5, 7), (1, 3, 17, 16), (1, 40, 3, 3), (1, 264, 1, 2), (0, 4, 3, 3)]
+
+
+def check(kernels: Kernels) -> None:
+    kinds = itertools.cycle(
+        itertools.product(arrays.FLOATING, ACTIVATIONS, (True, False), (True, False))
+    )
+    for shape, channels_last in itertools.product(SHAPES, (True, False)):
+        for _ in range(2):
+            # Every fifth of 36 kinds, so that each value meets many shapes.
+            next(itertools.islice(kinds, 4, None))
+            compare(kernels, shape, channels_last, *next(kinds))
+    # Several slabs of one image, where a thread has many pixels.
+    compare(kernels, (1, 1, 67, 67), False, "bfloat16", "leaky_relu", True, False)
+    compare(kernels, (1, 8, 20, 40), True, "bfloat16", "elu", True, False)
+    # Ten steps of float32, and a first value that is no measure of the others.
+    x = 1e4 + 1e-2 * np.random.default_rng(0).normal(size=(1, 1, 70, 60))
+    x[0, 0, 0, 0] += 3
+    call = Call(x.astype(np.float32), "float32", False, "leaky_relu", 1.0)
+    _, statistics = call.forward(kernels, None)
+    exact = call.x.astype(np.float64)
+    assert np.allclose(
+        statistics, [[exact.mean()], [exact.var()], [x.size]], rtol=[[1e-9], [1e-3], [0]]
+    )
+    # ELU that has run out of digits, and an output that is further out than any value.
+    z = np.array([-1.0, 1e30, 0.5, -0.5]).reshape(1, 1, 2, 2)
+    call = Call(z, "bfloat16", False, "elu", 1.0)
+    statistics = np.array([[0.0], [1.0], [4.0]])
+    grad, sums = call.backward(kernels, np.ones(z.shape), z, statistics, kept_input=False)
+    assert np.isfinite(grad).all()
+    assert np.isfinite(sums).all()
+
+
+class Call:
+    """One map and its channels' gain and bias."""
+
+    def __init__(self, x, dtype, channels_last, activation, parameter, seed=0):
+        random = np.random.default_rng(seed)
+        self.dtype, self.channels_last = dtype, channels_last
+        self.x = self.stored(x)
+        self.channels = x.shape[1]
+        gain, bias = random.random(self.channels) + 0.3, random.normal(size=self.channels)
+        self.affine = np.stack([gain, bias]).astype(np.float32)
+        self.function = {
+            "affine": self.affine,
+            "eps": EPS,
+            "activation": ACTIVATIONS[activation],
+            "parameter": parameter,
+        }
+
+    def stored(self, values):
+        return arrays.laid_out(arrays.encode(values, self.dtype), self.channels_last)
+
+    def map(self, array):
+        return arrays.map_of(array, self.dtype)
+
+    def forward(self, kernels, known):
+        """The result, and the statistics."""
+        z = arrays.filled_with_nan(self.x.shape, self.dtype, self.channels_last)
+        statistics = np.full((3, self.channels), np.nan)
+        call = {"x": self.map(self.x), "z": self.map(z), "known": known, **self.function}
+        call["statistics"] = statistics
+        kernels.call("inplace_abn", "inplace_abn", InPlaceAbn=call)
+        return arrays.decode(z, self.dtype), statistics
+
+    def backward(self, kernels, grad, kept, statistics, kept_input, known=None):
+        """The gradient of x, and the sums."""
+        grad_x = arrays.filled_with_nan(self.x.shape, self.dtype, self.channels_last)
+        sums = np.full((2, self.channels), np.nan)
+        grad, kept = self.stored(grad), self.stored(kept)
+        call = {
+            "grad_z": self.map(grad),
+            "kept": self.map(kept),
+            "kept_input": kept_input,
+            "statistics": statistics,
+            **self.function,
+            "grad_x": self.map(grad_x),
+            "known": known,
+            "sums": sums,
+        }
+        kernels.call("inplace_abn_backward", "inplace_abn", InPlaceAbnBackward=call)
+        sums_alone = np.full((2, self.channels), np.nan)
+        call |= {"sums": sums_alone, "known": None}
+        kernels.call("inplace_abn_backward_sums", "inplace_abn", InPlaceAbnBackward=call)
+        assert known is not None or np.array_equal(sums, sums_alone, equal_nan=True)
+        return arrays.decode(grad_x, self.dtype), sums
+
+
+def compare(kernels, shape, channels_last, dtype, activation, training, keep_input):
+    random = np.random.default_rng(sum(shape))
+    keep_input = keep_input or activation == "relu"
+    parameter = {"leaky_relu": 0.25, "relu": 0.0, "elu": 1.5}[activation]
+    offset = random.normal(size=(shape[1], 1, 1)) * 3
+    x = random.normal(size=shape) * (1 + random.random((shape[1], 1, 1))) + offset
+    call = Call(x, dtype, channels_last, activation, parameter)
+    exact_x = arrays.decode(call.x, dtype)
+    axes, count = (0, 2, 3), shape[0] * shape[2] * shape[3]
+    known = (
+        None if training else np.stack([*random.random((2, shape[1])), np.full(shape[1], np.inf)])
+    )
+    z, statistics = call.forward(kernels, known)
+    if count == 0:
+        assert np.array_equal(statistics, np.zeros_like(statistics) if training else known)
+        return
+    expected = known
+    if training:
+        moments = exact_x.mean(axes), exact_x.var(axes)
+        expected = np.stack([*moments, np.full(shape[1], count)])
+        # Some 30 float32 additions, on values that are shifted by one of them.
+        assert np.allclose(statistics, expected, rtol=1e-5, atol=1e-6)
+    else:
+        assert np.array_equal(statistics, known)
+    mean, variance, number = expected[:, :, None, None]
+    gain, bias = call.affine.astype(np.float64)[:, :, None, None]
+    y = (exact_x - mean) / np.sqrt(variance + EPS) * gain + bias
+    exact_z, slope = activated(y, activation, parameter)
+    # A dozen float32 operations, on values below 20, and rounding.
+    assert (np.abs(z - exact_z) <= arrays.rounding(exact_z, dtype) + 2e-5).all()
+
+    grad = arrays.decode(call.stored(random.normal(size=shape)), dtype)
+    kept = exact_x if keep_input else z
+    if not keep_input:
+        y, slope = inverted(z, activation, parameter, dtype)
+    centered = y - bias
+    if training and not keep_input:
+        most = gain * np.sqrt(count - 1)
+        centered = np.clip(centered, -most, most)
+    dy = grad * slope
+    grad_x, sums = call.backward(kernels, grad, kept, expected, keep_input)
+    exact_sums = np.stack([dy.sum(axes), (dy * centered).sum(axes)])
+    size = np.abs(dy * centered).sum(axes).max() + np.abs(dy).sum(axes).max()
+    assert np.abs(sums - exact_sums).max() <= 1e-5 * size
+    twice, same_sums = call.backward(kernels, grad, kept, expected, keep_input, 2 * exact_sums)
+    assert np.array_equal(same_sums, 2 * exact_sums)
+    for found, factor in ((grad_x, 1), (twice, 2)):
+        total, product = factor * exact_sums[:, :, None, None]
+        exact = gain * (dy - total / number) - centered * product / (gain * number)
+        exact /= np.sqrt(variance + EPS)
+        scale = (gain / np.sqrt(variance + EPS) * (1 + np.abs(centered / gain) ** 2)).max()
+        error = np.abs(found - exact)
+        assert (error <= arrays.rounding(exact, dtype) + 2e-5 * scale).all(), error.max()
+
+
+def activated(y, activation, parameter):
+    """The activation and its derivative."""
+    if activation == "elu":
+        bounded = np.minimum(y, 0)
+        lower = parameter * np.expm1(bounded), parameter * np.exp(bounded)
+    else:
+        lower = parameter * y, np.full_like(y, parameter)
+    return np.where(y > 0, y, lower[0]), np.where(y > 0, 1, lower[1])
+
+
+def inverted(z, activation, parameter, dtype):
+    """What y and the derivative were by an output."""
+    step = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+    if activation == "elu":
+        lower = np.log1p(np.clip(z / parameter, step - 1, None)), z + parameter
+    else:
+        lower = z / parameter, np.full_like(z, parameter)
+    return np.where(z > 0, z, lower[0]), np.where(z > 0, 1, lower[1])
+
+
+MUTANTS = [
+    Mutant(
+        "sums read before they are there",
+        "race",
+        RACE_WRITE,
+        "  parts[2 * threads + threadIdx.x] = moments.squares;\n  sync_block();\n",
+        "  parts[2 * threads + threadIdx.x] = moments.squares;\n",
+    ),
+    Mutant(
+        "all rows write the sums of a slab",
+        "race",
+        RACE_WRITE,
+        "  if (place.inside && place.row == 0) {\n#pragma unroll\n    for (int v",
+        "  if (place.inside) {\n#pragma unroll\n    for (int v",
+    ),
+    Mutant(
+        "channels beyond the last",
+        "asan",
+        ASAN,
+        "  if (channel < channels && !call.known) {\n    const int64_t kind",
+        "  if (!call.known) {\n    const int64_t kind",
+    ),
+    Mutant(
+        "gradients of pixels beyond the last",
+        "asan",
+        ASAN,
+        "values[0][i] = grads[pixel < place.end ? pixel : first];",
+        "values[0][i] = grads[pixel];",
+    ),
+    Mutant(
+        "the last slab counted as a whole one",
+        "plain",
+        VALUES,
+        "left < call.split.slab ? (double)left : (double)call.split.slab",
+        "(double)call.split.slab + 0 * left",
+    ),
+    Mutant(
+        "another pixel counted for those beyond the end",
+        "plain",
+        VALUES,
+        "x[pixel < place.end ? pixel : place.begin];",
+        "x[pixel < place.end ? pixel : first];",
+    ),
+    Mutant(
+        "slope of the wrong side at an output of zero",
+        "plain",
+        VALUES,
+        "grad *= kept > 0 ? 1.0f : p;",
+        "grad *= 1.0f;",
+    ),
+    Mutant(
+        "no limit for outputs of few digits",
+        "plain",
+        VALUES,
+        "centered > most ? most : centered < -most ? -most : centered",
+        "most > 0 ? centered : 0",
+    ),
+    Mutant(
+        "logarithm of zero",
+        "plain",
+        VALUES,
+        "(ratio < lowest ? lowest : ratio)",
+        "ratio + 0 * lowest",
+    ),
+    Mutant(
+        "too little shared memory",
+        "plain",
+        "more shared memory is taken",
+        "found_bytes(recovery_kinds, split.split, width) + tree_bytes(width)",
+        "tree_bytes(width)",
+    ),
+]

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""One command on a machine with an NVIDIA GPU: `python -m pytest tests/gpu`.
+
+Everything is skipped where there is none, and each test of a backend that cannot run, with its
+reason. For races and accesses out of bounds, which only the hardware sees:
+
+    compute-sanitizer --tool memcheck  python -m pytest tests/gpu/test_values.py -k small
+    compute-sanitizer --tool racecheck python -m pytest tests/gpu/test_values.py -k small
+
+(memcheck needs PYTORCH_NO_CUDA_MEMORY_CACHING=1 to see the bounds of tensors.)
+"""
+
+import os
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items):
+    """Marks what lies here."""
+    if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return
+    for item in items:
+        if "tests/gpu/" in item.nodeid:
+            item.add_marker(pytest.mark.skip(reason="there is no GPU, or Triton is interpreted"))
+
+
+@pytest.fixture(autouse=True)
+def no_tf32():
+    """float32 is compared with float64 by the error of plain float32."""
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"

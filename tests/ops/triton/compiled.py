@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""Compiles kernels for GPUs that are not there: `python -m tests.ops.triton.compiled quick 80 90`.
+
+Operators run on CPU tensors with a driver that only names its target: Triton compiles exactly what
+they would launch, and launches nothing. Writes a JSON list, an entry for each kernel.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from openseg.ops import _triton
+from openseg.ops.confusion_matrix import triton as confusion
+from openseg.ops.object_attention import triton as attention
+from openseg.ops.self_attention import triton as pixel_attention
+from openseg.ops.spatial_gather import triton as gather
+from openseg.ops.upsample_argmax import triton as argmax
+from openseg.ops.upsample_cross_entropy import triton as entropy
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+SHARED = {80: 163, 86: 99, 90: 227}  # KiB that a program may have
+
+
+class Driver:
+    """Device `capability` is a GPU of that compute capability."""
+
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return self.capability
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def map_(channels, size, dtype, last):
+    tensor = torch.randn(2, channels, *size).to(dtype)
+    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
+
+
+def object_attention(dtype, last, channels=256, regions=19):
+    query, grad = (map_(channels, (97, 97), dtype, last) for _ in range(2))
+    key, value = torch.randn(2, 2, regions, channels).to(dtype)
+    attention.object_attention(query, key, value, 0.1)
+    attention.object_attention_backward(grad, query, key, value, 0.1)
+
+
+def spatial_gather(dtype, last, channels=512, regions=19):
+    features, logits = map_(channels, (97, 97), dtype, last), map_(regions, (97, 97), dtype, last)
+    regions, statistics = gather.spatial_gather(features, logits, 1.0)
+    grad = regions.to(dtype)
+    gather.spatial_gather_backward(grad, features, logits, regions, statistics, 1.0)
+
+
+def self_attention(dtype, last, channels=256, regions=256, size=(97, 97)):
+    query, key, grad = (map_(channels, size, dtype, last) for _ in range(3))
+    if regions != channels:  # channels of the value
+        grad = map_(regions, size, dtype, last)
+    for other in (key, None):
+        known = pixel_attention.self_attention(query, other, grad, 0.1)
+        pixel_attention.self_attention_backward(grad, query, other, grad, *known, 0.1)
+
+
+def upsample_argmax(dtype, last, channels=19, regions=19):
+    argmax.upsample_argmax(map_(regions, (13, 17), dtype, last), (97, 129), True, True)
+
+
+def upsample_cross_entropy(dtype, last, channels=19, regions=19):
+    logits, target = map_(regions, (13, 17), dtype, last), torch.zeros(2, 97, 129).long()
+    weight, scale = torch.ones(regions), torch.ones(())
+    _, lse, *_ = entropy.upsample_cross_entropy(
+        logits, target, weight, True, 255, 0.1, "", 0.0, 0, False
+    )
+    entropy.upsample_cross_entropy_backward(logits, target, weight, lse, scale, True, 255, 0.1)
+
+
+def confusion_matrix(dtype, last, channels=19, regions=19):
+    labels = torch.zeros(2, 97, 129, dtype=torch.uint8)
+    confusion.confusion_matrix(labels, labels, regions, 255)
+
+
+CASES = [
+    object_attention,
+    spatial_gather,
+    self_attention,
+    upsample_argmax,
+    upsample_cross_entropy,
+    confusion_matrix,
+]
+CONFIGURATIONS = [(torch.bfloat16, True, {})]
+MORE = [
+    (torch.bfloat16, False, {"regions": 150}),
+    (torch.float16, True, {"regions": 171}),
+    (torch.float32, True, {"regions": 150}),
+]
+
+
+def compile_only(capability, thorough):
+    """(name, kernel) of all that the operators launch."""
+    compiled, run = [], JITFunction.run
+
+    def compile_(self, *arguments, grid, warmup, **options):
+        compiled.append((self.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
+
+    triton.runtime.driver.set_active(Driver(capability))
+    _triton.shared_memory = lambda tensor: SHARED[capability] << 10
+    JITFunction.run = compile_
+    try:
+        for case in CASES:
+            for dtype, last, sizes in CONFIGURATIONS + (MORE if thorough else []):
+                case(dtype, last, **sizes)
+    finally:
+        JITFunction.run = run
+    return compiled
+
+
+def described(name, kernel, capability):
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [CUOBJDUMP, "-res-usage", "-sass", file.name]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", listing).groups()
+    return {
+        "kernel": name,
+        "capability": capability,
+        "registers": int(registers),
+        "spilled": int(stack) + int(local) + len(re.findall(r"\b(?:LDL|STL)\b", listing)),
+        "shared": kernel.metadata.shared,
+        "most_shared": SHARED[capability] << 10,
+        "float_atomics": re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F\d+\S*", listing),
+    }
+
+
+if __name__ == "__main__":
+    json.dump(
+        [
+            described(*kernel, int(capability))
+            for capability in sys.argv[2:]
+            for kernel in compile_only(int(capability), sys.argv[1] == "thorough")
+        ],
+        sys.stdout,
+    )

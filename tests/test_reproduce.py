@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""The published tables as data, and a row that is trained, evaluated, recorded and printed."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from openseg import reproduce
+from openseg.config import load_config, shipped_configs
+from openseg.errors import ConfigError, TrainingError
+
+SPEC = Path(__file__).resolve().parents[2] / "shared" / "spec" / "tables.md"
+TABLES = reproduce.read_tables()
+TINY = {
+    "title": "Scenes",
+    "evaluate": {"mirrored": ["val.flip=true"]},
+    "columns": ["mirrored mIoU", "mirrored accuracy"],
+    "rows": [
+        {"config": "scenes/fcn_r18", "method": "FCN", "backbone": "18"},
+        {
+            "config": "scenes/demo",
+            "trained": "scenes/fcn_r18",
+            "method": "FCN, as the demo",
+            "backbone": "18",
+            "published": {"mirrored mIoU": "12.3, 45.6"},
+        },
+    ],
+}
+SMALL = (
+    *("train.iterations=1", "train.batch_size=2", "data.scene_size=[32,32]"),
+    *("data.scene_length=4", "data.scene_val_length=2", "data.crop_size=[32,32]"),
+    *("data.workers=0", "device=cpu", "run.samples=0"),
+)
+
+
+def run_main(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["reproduce", *map(str, words)])
+    reproduce.main()
+
+
+def test_every_row_has_a_configuration_and_every_figure_a_column():
+    rows = [(table, row) for table in TABLES.values() for row in table["rows"]]
+    assert {row["config"] for _, row in rows} <= set(shipped_configs())
+    assert len({row["config"] for _, row in rows}) > 50
+    for table, row in rows:
+        assert row.get("published", {}).keys() <= set(table["columns"])
+        if "trained" in row:
+            assert row["trained"] in {other["config"] for _, other in rows} | set(shipped_configs())
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"), [("cityscapes", 12), ("ade20k", 9), ("lip", 4), ("camvid", 13)]
+)
+def test_tables_have_all_their_rows(table, rows):
+    assert len(TABLES[table]["rows"]) == rows
+
+
+def figures(text):
+    """The numbers with two decimals, of which one has a comma for a point."""
+    return [number.replace(",", ".") for number in re.findall(r"\d\d[.,]\d\d", text)]
+
+
+@pytest.mark.skipif(not SPEC.exists(), reason="the published tables are not beside this checkout")
+def test_figures_batches_and_iterations_are_those_of_the_published_tables():
+    lines = [line for line in SPEC.read_text().splitlines() if "3x3-Res" in line and "|" in line]
+    rows = [row for name in ("cityscapes", "ade20k", "lip") for row in TABLES[name]["rows"]]
+    for line, row in zip(lines, rows, strict=True):
+        cells = [cell.strip() for cell in line.replace("*", "").split("|")]
+        cells = [cell for cell in cells if cell not in ("", "-")]
+        batch, iterations = cells[-2], cells[-1]
+        train = load_config(row["config"], ["data.root=."]).train
+        assert row["method"].removesuffix(", ms+flip") == cells[0]
+        assert row["backbone"] == cells[1]
+        assert figures(" ".join(row.get("published", {}).values())) == figures(line), line
+        assert (train.batch_size, f"{train.iterations // 10_000}W") == (int(batch), iterations)
+
+
+@pytest.mark.parametrize(
+    ("row", "facts"),
+    [
+        ("cityscapes/fcn_r101", ("fcn", "resnet101c", 40_000, 8, None)),
+        (
+            "cityscapes/asp_ocnet_r101_ohem_trainval_80k",
+            ("asp_ocnet", "resnet101c", 80_000, 8, 0.7),
+        ),
+        ("cityscapes/ocrnet_r101_ohem_trainval_200k", ("ocrnet", "resnet101c", 200_000, 8, 0.7)),
+        ("ade20k/asp_ocrnet_r50", ("asp_ocrnet", "resnet50c", 150_000, 16, None)),
+        ("ade20k/ocrnet_r101", ("ocrnet", "resnet101c", 150_000, 16, None)),
+        ("lip/ce2p_ocrnet_r101", ("ce2p_ocrnet", "resnet101c", 110_000, 40, None)),
+    ],
+)
+def test_rows_train_as_published(row, facts):
+    config = load_config(row, ["data.root=."])
+    model, train = config.model, config.train
+    ohem = config.loss.ohem_thresh
+    assert (model.name, model.backbone, train.iterations, train.batch_size, ohem) == facts
+
+
+def test_the_list_and_a_table_without_records(monkeypatch, capsys, tmp_path):
+    run_main(monkeypatch)
+    assert "cityscapes/asp_ocrnet_r101_ohem_trainval_200k" in capsys.readouterr().out
+    run_main(monkeypatch, "--table", "lip", "--records", tmp_path / "none.jsonl")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "| CE2P+FastAspOC | 3x3-Res101 | 55.29 |  | 87.82 |  | 40 | 110000 |"
+
+
+def test_a_row_is_trained_evaluated_recorded_and_printed(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(reproduce, "read_tables", lambda: {"tiny": TINY})
+    records, folder = tmp_path / "new" / "records.jsonl", f"run.folder={tmp_path / 'run'}"
+    run_main(monkeypatch, "--row", "scenes/fcn_r18", "--records", records, folder, *SMALL)
+    record = json.loads(records.read_text())
+    assert (record["row"], record["evaluation"]) == ("scenes/fcn_r18", "mirrored")
+    assert (record["iterations"], record["batch_size"], record["images"]) == (1, 2, 2)
+    assert record["hours"] is not None
+    assert record["overrides"] == list(SMALL)
+    output = tmp_path / "run" / "evaluation" / "scenes_fcn_r18_mirrored"
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["flip"]
+    assert record["pixel_accuracy"] == metrics["pixel_accuracy"]
+    capsys.readouterr()
+    run_main(monkeypatch, "--table", "tiny", "--records", records)
+    *_, row, unmeasured = capsys.readouterr().out.splitlines()
+    assert f"|  | {100 * record['mean_iou']:.2f} (train.iterations=1, " in row
+    assert unmeasured.startswith("| FCN, as the demo | 18 | 12.3, 45.6 |  |  |  |")
+
+
+def test_what_is_not_there_is_named(monkeypatch):
+    with pytest.raises(ConfigError, match=r"row 'cityscapes/fcn_r11'; did you mean .*fcn_r101"):
+        run_main(monkeypatch, "--row", "cityscapes/fcn_r11")
+    with pytest.raises(ConfigError, match="table 'ade'; did you mean ade20k"):
+        run_main(monkeypatch, "--table", "ade")
+
+
+def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda *a: type("Done", (), {"returncode": 2}))
+    with pytest.raises(TrainingError, match=r"openseg\.train ended with status 2"):
+        run_main(monkeypatch, "--row", "lip/ce2p_ocrnet_r101", f"data.root={tmp_path}")
