@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openseg.ops import object_attention, spatial_gather
+from openseg.ops import interlaced_attention, object_attention, self_attention, spatial_gather
 
 SIZE = (128, 128)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}  # of the largest value; random inputs
@@ -41,6 +41,41 @@ def published_gather(features: Tensor, logits: Tensor) -> Tensor:
     return torch.matmul(weights, features.flatten(2).permute(0, 2, 1))
 
 
+def shared_attention(query: Tensor, value: Tensor) -> Tensor:
+    return self_attention(query, query, value)
+
+
+def published_shared_attention(query: Tensor, value: Tensor) -> Tensor:
+    return published_attention(query, *(t.flatten(2).mT for t in (query, value)))
+
+
+def sdpa_shared_attention(query: Tensor, value: Tensor) -> Tensor:
+    return sdpa_attention(query, *(t.flatten(2).mT.contiguous() for t in (query, value)))
+
+
+def both_stages(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    value = interlaced_attention(query, key, value, kind="long")
+    return interlaced_attention(query, key, value, kind="short")
+
+
+def grouped(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Both stages on copies of the maps that have the groups in the batch, as published."""
+
+    def stage(order: tuple[int, ...], *maps: Tensor) -> Tensor:
+        cells = [t.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)) for t in maps]
+        query, key, value = (t.permute(order).flatten(0, 2).contiguous() for t in cells)
+        context = attention(query, key.flatten(2).mT, value.flatten(2).mT)
+        turned = context.unflatten(0, [cells[2].shape[i] for i in order[:3]])
+        back = [order.index(i) for i in range(6)]
+        return turned.permute(back).flatten(4, 5).flatten(2, 3).contiguous()
+
+    def both(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        value = stage((0, 3, 5, 1, 2, 4), query, key, value)
+        return stage((0, 2, 4, 1, 3, 5), query, key, value)
+
+    return both
+
+
 OPERATORS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "object_attention": {
         "ours": object_attention,
@@ -53,13 +88,47 @@ OPERATORS: dict[str, dict[str, Callable[..., Tensor]]] = {
         "eager": published_gather,
         "compile": torch.compile(published_gather),
     },
+    "self_attention": {
+        "ours": shared_attention,
+        "eager": published_shared_attention,
+        "sdpa": sdpa_shared_attention,
+        "compile": torch.compile(published_shared_attention),
+    },
+    "interlaced_attention": {
+        "ours": both_stages,
+        "eager": grouped(published_attention),
+        "sdpa": grouped(sdpa_attention),
+        "compile": torch.compile(grouped(published_attention)),
+    },
 }
+# keys of a pixel, where it is not the regions that are chosen
+KEYS = {"self_attention": [97 * 97], "interlaced_attention": [169 + 64]}
+
+
+def pixel_maps(name: str, keys: int, dtype: torch.dtype, format: torch.memory_format):
+    """As `arguments`: 97 x 97 pixels, query is key; or padded to groups of 8 x 8, in two stages.
+
+    A score of query and key that are one serves both directions.
+    """
+    shared = name == "self_attention"
+    channels = (256, 256) if shared else (256, 256, 512)
+    size = (97, 97) if shared else (104, 104)
+    maps = [torch.randn(1, c, *size).to(dtype).contiguous(memory_format=format) for c in channels]
+    pairs, size = size[0] * size[1] * keys, size[0] * size[1] * dtype.itemsize
+    if shared:
+        return maps, (3 * 256 * pairs, 3 * 256 * size), (10 * 256 * pairs, 9 * 256 * size)
+    flops, maps_of_stage = 2 * pairs * (256 + 512), 2 * (256 + 512)
+    backward = 2 * pairs * (3 * 256 + 2 * 512), 4 * 256 + 4 * 512
+    both = flops + backward[0], 2 * size * (maps_of_stage + backward[1])
+    return maps, (flops, 2 * size * maps_of_stage), both
 
 
 def arguments(name: str, channels: int, regions: int, dtype: torch.dtype, layout: str):
     """(tensors, FLOPs of the forward pass, bytes of its maps and of all maps of both passes)."""
     torch.manual_seed(0)
     format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    if name in KEYS:
+        return pixel_maps(name, regions, dtype, format)
     map_ = torch.randn(1, channels, *SIZE).to(dtype).contiguous(memory_format=format)
     pixels = SIZE[0] * SIZE[1]
     if name == "object_attention":
@@ -154,10 +223,10 @@ def main() -> None:
         print(f"{threads} threads, load {state['load']:.1f}: float32 matmul ", end="")
         print(f"{rates[0] / 1e9:.0f} GFLOP/s, copy {rates[1] / 1e9:.1f} GB/s")
         for name in options.operators:
-            for regions in options.regions:
+            for regions in KEYS.get(name, options.regions):
                 for dtype in options.dtypes:
                     for layout in ("contiguous", "channels_last"):
-                        channels = 256 if name == "object_attention" else 512
+                        channels = 512 if name == "spatial_gather" else 256
                         dtype_ = getattr(torch, dtype)
                         for record in run(name, channels, regions, dtype_, layout, options, rates):
                             if options.record:
