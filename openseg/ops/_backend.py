@@ -18,6 +18,7 @@ import torch
 from openseg import _ext
 
 AUTO = os.environ.get("OPENSEG_BACKEND", "auto")
+_MOST_REGIONS = 256  # of a pixel, on a GPU
 _NAMES = ("auto", "reference", "cpp", "cuda", "triton")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Triton reads it when it is imported, and runs kernels on a CPU then, one program after another
@@ -76,6 +77,13 @@ def allows_tf32() -> bool:
     if torch.compiler.is_compiling():
         return torch.backends.cuda.matmul.allow_tf32
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def regions_obstacle(regions: int) -> str | None:
+    """Why GPU kernels, which hold all scores of a pixel, cannot serve so many regions."""
+    if regions <= _MOST_REGIONS:
+        return None
+    return f"it serves {_MOST_REGIONS} regions at most, got {regions}"
 
 
 def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> str:

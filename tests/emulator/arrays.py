@@ -51,26 +51,25 @@ def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:
     return {f"{prefix}_{n}": s // array.itemsize for n, s in zip(names, array.strides, strict=True)}
 
 
-def map_fields(array: np.ndarray, dtype: str) -> dict[str, Any]:
-    """The fields of a `Map`, of an array [B, C, N] or, as a map of K pixels, [B, C, K]."""
+def map_of(array: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The fields of a struct Map for an array [B, C, H, W] or [B, C, N]."""
+    batch, channels, *size = array.shape
     steps = [step // array.itemsize for step in array.strides]
-    return dict(
-        data=array,
-        dtype=dtype,
-        **dict(zip(("batch", "channels", "pixels"), array.shape, strict=True)),
-        **dict(zip(("stride_batch", "stride_channel", "stride_pixel"), steps, strict=True)),
-    )
+    return {
+        "data": array,
+        "dtype": dtype,
+        "batch": batch,
+        "channels": channels,
+        "pixels": int(np.prod(size)),
+        "stride_batch": steps[0],
+        "stride_channel": steps[1],
+        "stride_pixel": steps[-1],
+    }
 
 
 def as_map(values: np.ndarray, dtype: str, channels_last: bool) -> np.ndarray:
     """An array [B, C, N] in a layout of its own, exactly as long as it has to be."""
     return laid_out(encode(values, dtype)[:, :, None], channels_last)[:, :, 0]
-
-
-def map_of(array: np.ndarray, dtype: str) -> dict[str, Any]:
-    """The fields of a `Map`, of an array [B, C, H, W]."""
-    batch, channels, height, width = array.shape
-    return map_fields(array.reshape(batch, channels, height * width), dtype)
 
 
 def upsampling(size: int, out: int, align_corners: bool) -> np.ndarray:

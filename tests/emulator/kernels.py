@@ -54,8 +54,10 @@ def call_struct(operator: str, name: str) -> type[ctypes.Structure]:
     for declaration in filter(None, map(str.strip, body.split(";"))):
         is_pointer = "*" in declaration
         type_name, names = re.fullmatch(r"(?:const )?(\w+)\*? (.*)", declaration, re.S).groups()
-        kind = ctypes.c_void_p if is_pointer else _SCALARS.get(type_name)
-        kind = kind or call_struct(operator, type_name)
+        if is_pointer:
+            kind = ctypes.c_void_p
+        else:
+            kind = _SCALARS.get(type_name) or call_struct(operator, type_name)
         fields += [(field.strip(), kind) for field in names.split(",")]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
@@ -105,15 +107,12 @@ class Kernels:
 
 
 def _filled(kind: type[ctypes.Structure], fields: dict[str, Any]) -> ctypes.Structure:
-    kinds = dict(kind._fields_)
-    missing = kinds.keys() ^ fields.keys()
+    missing = {field for field, _ in kind._fields_} ^ fields.keys()
     assert not missing, f"{kind.__name__} and the call differ in {missing}"
-    return kind(**{field: _plain(kinds[field], value) for field, value in fields.items()})
+    return kind(**{field: _plain(part, fields[field]) for field, part in kind._fields_})
 
 
-def _plain(kind: Any, value: Any) -> Any:
-    if isinstance(value, dict):
-        return _filled(kind, value)
+def _plain(kind: type, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.ctypes.data
     if isinstance(value, str):

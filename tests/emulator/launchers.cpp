@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // The launchers under C names, for ctypes. An exception becomes its text; null is success.
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "common/cuda/attention.h"
 #include "confusion_matrix/cuda/confusion_matrix.h"
@@ -51,7 +53,6 @@ class Scratch {
 
 LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
-LAUNCHER_WITH_RESULT(upsample_cross_entropy, UpsampleCrossEntropy, CrossEntropyForwardCuda)
 LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, CrossEntropyBackward)
 
 extern "C" const char* attention(const openseg::Attention* call, bool allow_tf32) {
@@ -64,6 +65,19 @@ extern "C" const char* attention_backward(const openseg::AttentionBackward* call
     openseg::attention_backward_cuda(*call, delta.data(), allow_tf32, nullptr);
   });
 }
+
+// Scratch is full of NaN until a kernel writes it.
+#define LAUNCHER_WITH_PARTIALS(name, Call, map)                                             \
+  extern "C" const char* name(const openseg::Call* call) {                                  \
+    return message_of([&] {                                                                 \
+      std::vector<float> partials(openseg::inplace_abn_partials(call->map), std::nanf("")); \
+      openseg::name##_cuda(*call, partials.data(), nullptr);                                \
+    });                                                                                     \
+  }
+
+LAUNCHER_WITH_PARTIALS(inplace_abn, InPlaceAbn, x)
+LAUNCHER_WITH_PARTIALS(inplace_abn_backward, InPlaceAbnBackward, kept)
+LAUNCHER_WITH_PARTIALS(inplace_abn_backward_sums, InPlaceAbnBackward, kept)
 
 extern "C" const char* object_attention(const openseg::ObjectAttention* call, bool allow_tf32) {
   return message_of([&] { openseg::object_attention_cuda(*call, allow_tf32, nullptr); });
@@ -92,14 +106,8 @@ extern "C" const char* spatial_gather_backward(const openseg::SpatialGatherBackw
   });
 }
 
-#define LAUNCHER_WITH_PARTIALS(name, Call, map)                   \
-  extern "C" const char* name(const openseg::Call* call) {        \
-    return message_of([&] {                                       \
-      Scratch partials(openseg::inplace_abn_partials(call->map)); \
-      openseg::name##_cuda(*call, partials.data(), nullptr);      \
-    });                                                           \
-  }
-
-LAUNCHER_WITH_PARTIALS(inplace_abn, InPlaceAbn, x)
-LAUNCHER_WITH_PARTIALS(inplace_abn_backward, InPlaceAbnBackward, kept)
-LAUNCHER_WITH_PARTIALS(inplace_abn_backward_sums, InPlaceAbnBackward, kept)
+extern "C" const char* upsample_cross_entropy(const openseg::UpsampleCrossEntropy* call,
+                                              const openseg::CrossEntropyForwardCuda* result,
+                                              const openseg::Ohem* ohem) {
+  return message_of([&] { openseg::upsample_cross_entropy_cuda(*call, ohem, *result, nullptr); });
+}

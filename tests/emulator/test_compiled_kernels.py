@@ -27,7 +27,15 @@ INSTRUCTIONS = (
 )
 NVCC = shutil.which("nvcc")
 PRIMITIVES = build.HERE / "primitives.cu"
-ATTENTION = sorted((build.ROOT / "csrc/common/cuda").glob("attention_*.cu"))
+PRODUCTS = [
+    build.ROOT / "csrc" / file
+    for file in (
+        "common/cuda/attention_backward.cu",
+        "common/cuda/attention_forward.cu",
+        "object_attention/cuda/object_attention.cu",
+        "spatial_gather/cuda/spatial_gather.cu",
+    )
+]
 SOURCES = [*build.kernel_sources(), PRIMITIVES]
 
 
@@ -72,10 +80,10 @@ def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
     assert instruction in compiled(PRIMITIVES, "80")
 
 
-@pytest.mark.parametrize("source", ATTENTION, ids=lambda path: path.stem)
-def test_attention_multiplies_on_the_tensor_cores(source: Path) -> None:
+@pytest.mark.parametrize("source", PRODUCTS, ids=lambda path: path.stem)
+def test_products_and_copies_are_the_instructions_meant(source: Path) -> None:
     assembly = compiled(source, CHOSEN)
-    assert not [name for name in INSTRUCTIONS if name not in assembly]
+    assert [instruction for instruction in INSTRUCTIONS if instruction not in assembly] == []
 
 
 def compiled(source: Path, architecture: str) -> str:

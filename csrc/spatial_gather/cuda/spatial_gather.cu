@@ -266,24 +266,35 @@ __global__ void __launch_bounds__(threads) spatial_gather_means_kernel(BackwardC
   }
 }
 
-// From the scalar products of the warp's pixels with the gradients of regions.
-template <typename T, int size>
-__device__ void write_logit_gradients(const BackwardCall& call, int64_t batch, int64_t first,
-                                      const T* weights, int stride,
+// From the scalar products of the warp's pixels with the gradients of regions, by way of a tile of
+// pixels that is free: 16 regions at a time, neighbours in memory in neighbouring lanes.
+template <typename Logit, typename T, int size>
+__device__ void write_logit_gradients(const BackwardCall& call, const TileStart& start,
+                                      const T* weights, int stride, T* tile,
                                       const float (&products)[size][4]) {
+  constexpr int staged_stride = tile_stride<T> * sizeof(T) / sizeof(float);
+  float* const staged = reinterpret_cast<float*>(tile);
   const Map& map = call.grad_logits;
 #pragma unroll
-  for (int i = 0; i < size; ++i) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int region = column_of(i, e);
-      const int64_t pixel = first + row_of(e);
-      if (region < map.channels && pixel < map.pixels) {
-        const float weight = weight_unit * to_float(weights[row_of(e) * stride + region]);
-        const float mean = call.means[batch * map.channels + region];
-        const float grad = call.forward.scale * weight * (products[i][e] - mean);
-        OPENSEG_DISPATCH_FLOATING(map.dtype,
-                                  store(element<scalar_t>(map, {batch, pixel, region}), grad))
+  for (int i = 0; i < size; i += 2) {
+    sync_warp();  // the tile has been read
+    const TileStart part{start.batch, start.pixel, 8 * i};
+    for (int half = 0; half < 2; ++half) {
+      const float piece[1][4] = {{products[i + half][0], products[i + half][1],
+                                  products[i + half][2], products[i + half][3]}};
+      put_rows(staged + 8 * half, staged_stride, piece);
+    }
+    sync_warp();
+#pragma unroll 1
+    for (int turn = lane_index(); turn < 16 * 16; turn += warp_size) {
+      const TilePlace place(map, turn, 16, 16);
+      if (place.inside(map, part)) {
+        const int region = 8 * i + place.channel;
+        const float weight = weight_unit * to_float(weights[place.row * stride + region]);
+        const float mean = call.means[start.batch * map.channels + region];
+        store(element<Logit>(map, {start.batch, start.pixel + place.row, region}),
+              call.forward.scale * weight *
+                  (staged[place.row * staged_stride + place.channel] - mean));
       }
     }
   }
@@ -329,8 +340,9 @@ __global__ void __launch_bounds__(PixelBlock<T, regions>::threads)
     if (step < tiles) {
       add_scores(products, pixels, vectors, count);
       if (step == tiles - 1) {
-        write_logit_gradients(call, batch, own, block.own_weights(), Block::weights_stride,
-                              products);
+        OPENSEG_DISPATCH_FLOATING(logits.dtype, write_logit_gradients<scalar_t>(
+                                                    call, {batch, own, 0}, block.own_weights(),
+                                                    Block::weights_stride, pixels, products))
       }
       continue;
     }

@@ -4,10 +4,9 @@
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend, _triton
+from openseg.ops import _backend
 from openseg.ops.object_attention import autograd, reference
 
-_MOST_REGIONS_ON_GPU = 256
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -65,18 +64,13 @@ def object_attention(
 
 
 def _obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
-    one_dtype = None
+    mixed = None
     if not query.dtype == key.dtype == value.dtype:
-        one_dtype = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-    regions = key.shape[1]
-    many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, key has {regions}"
+        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    many = _backend.regions_obstacle(key.shape[1])
     return {
-        "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES)
-        or one_dtype
-        or (many if regions > _MOST_REGIONS_ON_GPU else None),
-        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES)
-        or one_dtype
-        or _triton.regions_obstacle(regions),
-        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or one_dtype,
+        "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed or many,
+        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or many,
+        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed,
         "reference": None,
     }

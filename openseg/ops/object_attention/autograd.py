@@ -28,13 +28,14 @@ if FORWARD is not None:
 
 _TRITON_FORWARD = _triton.operator(
     "object_attention",
-    "object_attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor",
+    "object_attention(Tensor query, Tensor key, Tensor value, float scale, bool allow_tf32=False)"
+    " -> Tensor",
     _fake_forward,
 )
 _TRITON_BACKWARD = _triton.operator(
     "object_attention",
-    "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale)"
-    " -> (Tensor, Tensor, Tensor)",
+    "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale,"
+    " bool allow_tf32=False) -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )
 
@@ -59,12 +60,9 @@ class ObjectAttention(torch.autograd.Function):
         ctx, query: Tensor, key: Tensor, value: Tensor, scale: float, backend: str
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.backend = backend
-        if backend == "triton":
-            ctx.options = (scale,)
-            return _TRITON_FORWARD(query, key, value, scale)
-        ctx.options = scale, _backend.allows_tf32()
-        return FORWARD(query, key, value, *ctx.options)
+        ctx.options, ctx.backend = (scale, _backend.allows_tf32()), backend
+        run = _TRITON_FORWARD if backend == "triton" else FORWARD
+        return run(query, key, value, *ctx.options)
 
     @staticmethod
     @once_differentiable

@@ -6,10 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend, _triton
+from openseg.ops import _backend
 from openseg.ops.spatial_gather import autograd, reference
 
-_MOST_REGIONS_ON_GPU = 256
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -54,17 +53,14 @@ def spatial_gather(
 
 
 def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
-    def first(obstacle: Callable) -> str | None:
-        found = (obstacle(autograd.FORWARD, t, _KERNEL_DTYPES) for t in (features, logits))
+    def first(obstacle: Callable, *kernel: object) -> str | None:
+        found = (obstacle(*kernel, t, _KERNEL_DTYPES) for t in (features, logits))
         return next(filter(None, found), None)
 
-    regions = logits.shape[1]
-    many = f"it serves up to {_MOST_REGIONS_ON_GPU} regions, logits have {regions}"
+    many = _backend.regions_obstacle(logits.shape[1])
     return {
-        "cuda": first(_backend.cuda_obstacle) or (many if regions > _MOST_REGIONS_ON_GPU else None),
-        "triton": _backend.triton_obstacle(features, _KERNEL_DTYPES)
-        or _backend.triton_obstacle(logits, _KERNEL_DTYPES)
-        or _triton.regions_obstacle(regions),
-        "cpp": first(_backend.cpp_obstacle),
+        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD) or many,
+        "triton": first(_backend.triton_obstacle) or many,
+        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD),
         "reference": None,
     }

@@ -33,13 +33,14 @@ if FORWARD is not None:
 
 _TRITON_FORWARD = _triton.operator(
     "spatial_gather",
-    "spatial_gather(Tensor features, Tensor logits, float scale) -> (Tensor, Tensor)",
+    "spatial_gather(Tensor features, Tensor logits, float scale, bool allow_tf32=False)"
+    " -> (Tensor, Tensor)",
     _fake_forward,
 )
 _TRITON_BACKWARD = _triton.operator(
     "spatial_gather",
     "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
-    " Tensor statistics, float scale) -> (Tensor, Tensor)",
+    " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)",
     _fake_backward,
 )
 
@@ -60,13 +61,9 @@ _flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
 class SpatialGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, logits: Tensor, scale: float, backend: str) -> Tensor:
-        ctx.backend = backend
-        if backend == "triton":
-            ctx.options = (scale,)
-            regions, statistics = _TRITON_FORWARD(features, logits, scale)
-        else:
-            ctx.options = scale, _backend.allows_tf32()
-            regions, statistics = FORWARD(features, logits, *ctx.options)
+        ctx.options, ctx.backend = (scale, _backend.allows_tf32()), backend
+        run = _TRITON_FORWARD if backend == "triton" else FORWARD
+        regions, statistics = run(features, logits, *ctx.options)
         ctx.save_for_backward(features, logits, regions, statistics)
         return regions.to(features.dtype)
 

@@ -57,7 +57,7 @@ class Attention:
         return arrays.as_map(np.full(like.shape, np.nan), self.dtype, channels_last)
 
     def fields(self, out: np.ndarray) -> dict:
-        maps = [arrays.map_fields(array, self.dtype) for array in (*self.stored[:3], out)]
+        maps = [arrays.map_of(array, self.dtype) for array in (*self.stored[:3], out)]
         names = ("query", "key", "value", "out")
         return {**dict(zip(names, maps, strict=True)), "scale": self.scale}
 
@@ -75,7 +75,7 @@ class Attention:
         lasts = (self.channels_last, True, True)
         grads = [self.empty(a, last) for a, last in zip(self.stored[:3], lasts, strict=True)]
         names = ("grad_query", "grad_key", "grad_value")
-        maps = [arrays.map_fields(grad, self.dtype) for grad in grads]
+        maps = [arrays.map_of(grad, self.dtype) for grad in grads]
         kernels.call(
             "object_attention_backward",
             "object_attention",

@@ -67,14 +67,14 @@ class Gather:
 
     def fields(self) -> dict:
         maps = [
-            arrays.map_fields(array, dtype)
+            arrays.map_of(array, dtype)
             for array, dtype in zip(self.stored, self.dtypes, strict=True)
         ]
         return {
             "features": maps[0],
             "logits": maps[1],
             "scale": self.scale,
-            "out": arrays.map_fields(self.out, "float32"),
+            "out": arrays.map_of(self.out, "float32"),
             "statistics": self.statistics,
         }
 
@@ -99,9 +99,9 @@ class Gather:
             ctypes.c_bool(self.allow_tf32),
             SpatialGatherBackward={
                 "forward": self.fields(),
-                "grad_out": arrays.map_fields(grad, self.dtypes[0]),
-                "grad_features": arrays.map_fields(grads[0], self.dtypes[0]),
-                "grad_logits": arrays.map_fields(grads[1], self.dtypes[1]),
+                "grad_out": arrays.map_of(grad, self.dtypes[0]),
+                "grad_features": arrays.map_of(grads[0], self.dtypes[0]),
+                "grad_logits": arrays.map_of(grads[1], self.dtypes[1]),
             },
         )
         return [arrays.decode(g, dtype) for g, dtype in zip(grads, self.dtypes, strict=True)]
@@ -219,7 +219,7 @@ MUTANTS = [
         "no mean in the gradient of logits",
         "plain",
         VALUES,
-        "(products[i][e] - mean)",
-        "(products[i][e] - 0 * mean)",
+        "+ place.channel] - mean)",
+        "+ place.channel] - 0 * mean)",
     ),
 ]
