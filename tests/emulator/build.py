@@ -8,6 +8,7 @@ small change compiles one file.
 import fcntl
 import hashlib
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "emulator"
-COMPILER = os.environ.get("CXX", "g++")
+COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 COMMON = [
     "-std=c++20",
     "-fPIC",
@@ -92,14 +93,14 @@ def _object(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Pat
         flags.append("-fsanitize=thread")
     changed = bool(included) or text != source.read_text()
     flags += ["-w"] if changed else WARNINGS
-    key = hashlib.sha256(headers_hash() + " ".join([COMPILER, *flags, text]).encode())
+    key = hashlib.sha256(headers_hash() + " ".join([*COMPILER, *flags, text]).encode())
     result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
     with made_once(result) as partial:
         if partial is not None and changed:
             source = result.with_suffix(source.suffix)
             source.write_text(text)
         if partial is not None:
-            run([COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), str(source)])
+            run([*COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), str(source)])
     return result
 
 
@@ -125,5 +126,5 @@ def library(mode: str, changed: dict[Path, str] | None = None) -> Path:
     with made_once(result) as partial:
         if partial is not None:
             flags = MODES["asan"] if mode == "asan" else []
-            run([COMPILER, "-shared", *flags, "-o", str(partial), *map(str, objects)])
+            run([*COMPILER, "-shared", *flags, "-o", str(partial), *map(str, objects)])
     return result

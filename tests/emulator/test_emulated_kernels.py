@@ -16,7 +16,7 @@ from tests.emulator.mutants import Mutant
 OPERATORS = operators.names()
 
 pytestmark = pytest.mark.skipif(
-    shutil.which(build.COMPILER) is None or os.uname().machine != "x86_64",
+    shutil.which(build.COMPILER[0]) is None or os.uname().machine != "x86_64",
     reason="the emulator needs g++ on x86-64",
 )
 
@@ -75,7 +75,7 @@ def run_apart(mode: str, operator: str, library: os.PathLike) -> subprocess.Comp
     if mode == "asan":
         # Python itself leaks, and has to start with the sanitizer in place.
         runtimes = [
-            build.run([build.COMPILER, f"-print-file-name={name}.so"]).strip()
+            build.run([*build.COMPILER, f"-print-file-name={name}.so"]).strip()
             for name in ("libasan", "libstdc++")
         ]
         environment |= {"LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
