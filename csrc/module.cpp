@@ -63,18 +63,20 @@ STABLE_TORCH_LIBRARY(openseg, m) {
       " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)");
   // the result, and float32 [2, B, N]: greatest scaled score, 1 / Σ exp(scaled score - greatest);
   // without a key it is the query
-  m.def("self_attention(Tensor query, Tensor? key, Tensor value, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "self_attention(Tensor query, Tensor? key, Tensor value, float scale, bool allow_tf32=False)"
+      " -> (Tensor, Tensor)");
   // gradients of query, key (empty without one) and value
   m.def(
       "self_attention_backward(Tensor grad, Tensor query, Tensor? key, Tensor value, Tensor out,"
-      " Tensor statistics, float scale) -> (Tensor, Tensor, Tensor)");
+      " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor, Tensor)");
   // as self_attention, the statistics in the order of the groups; kind: "long" or "short"
   m.def(
       "interlaced_attention(Tensor query, Tensor? key, Tensor value, float scale, int[2] groups,"
-      " str kind) -> (Tensor, Tensor)");
+      " str kind, bool allow_tf32=False) -> (Tensor, Tensor)");
   m.def(
       "interlaced_attention_backward(Tensor grad, Tensor query, Tensor? key, Tensor value,"
-      " Tensor out, Tensor statistics, float scale, int[2] groups, str kind)"
+      " Tensor out, Tensor statistics, float scale, int[2] groups, str kind, bool allow_tf32=False)"
       " -> (Tensor, Tensor, Tensor)");
 }
 

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "common/attention_torch.h"
 
+#if defined(OPENSEG_CUDA)
+#include "common/cuda/attention.h"
+#include "common/torch_cuda.h"
+#endif
+
 namespace openseg {
 namespace {
 
@@ -40,24 +45,30 @@ struct Inputs {
 
 std::tuple<Tensor, Tensor> attention(const char* name, const Tensor& query,
                                      const std::optional<Tensor>& key, const Tensor& value,
-                                     double scale, const PixelSets& sets) {
+                                     double scale, const PixelSets& sets,
+                                     [[maybe_unused]] bool allow_tf32) {
   const Inputs inputs(name, query, key, value);
   const Tensor out = allocate_map(query, value.size(1));
   const Tensor statistics =
       allocate(query, {2, query.size(0), query.size(2) * query.size(3)}, ScalarType::Float);
   const Attention call =
       inputs.call(scale, sets, out, static_cast<float*>(statistics.mutable_data_ptr()));
+#if defined(OPENSEG_CUDA)
+  if (query.is_cuda()) {
+    const CudaScope scope(query);
+    attention_cuda(call, allow_tf32, scope.stream());
+    return {out, statistics};
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), attention_cpu)(call), name,
                 ": no memory for the sums of pixels");
   return {out, statistics};
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention_backward(const char* name, const Tensor& grad,
-                                                      const Tensor& query,
-                                                      const std::optional<Tensor>& key,
-                                                      const Tensor& value, const Tensor& out,
-                                                      const Tensor& statistics, double scale,
-                                                      const PixelSets& sets) {
+std::tuple<Tensor, Tensor, Tensor> attention_backward(
+    const char* name, const Tensor& grad, const Tensor& query, const std::optional<Tensor>& key,
+    const Tensor& value, const Tensor& out, const Tensor& statistics, double scale,
+    const PixelSets& sets, [[maybe_unused]] bool allow_tf32) {
   const Inputs inputs(name, query, key, value);
   const Tensor grad_out = walkable(grad), result = walkable(out);
   const Tensor known = torch::stable::contiguous(statistics);
@@ -77,6 +88,16 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(const char* name, const Te
       key ? map_of(name, grad_key) : Map{},
       map_of(name, grad_value),
   };
+#if defined(OPENSEG_CUDA)
+  if (query.is_cuda()) {
+    const CudaScope scope(query);
+    const Tensor delta =
+        allocate(query, {query.size(0), query.size(2) * query.size(3)}, ScalarType::Float);
+    attention_backward_cuda(call, static_cast<float*>(delta.mutable_data_ptr()), allow_tf32,
+                            scope.stream());
+    return {grad_query, grad_key, grad_value};
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), attention_backward_cpu)(call), name,
                 ": no memory for the sums of pixels");
   return {grad_query, grad_key, grad_value};

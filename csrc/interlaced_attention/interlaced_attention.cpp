@@ -23,16 +23,16 @@ std::tuple<Tensor, Tensor> interlaced_attention(const Tensor& query,
                                                 const std::optional<Tensor>& key,
                                                 const Tensor& value, double scale,
                                                 const std::vector<int64_t>& groups,
-                                                const std::string& kind) {
-  return attention(name, query, key, value, scale, sets_of(query, groups, kind));
+                                                const std::string& kind, bool allow_tf32) {
+  return attention(name, query, key, value, scale, sets_of(query, groups, kind), allow_tf32);
 }
 
 std::tuple<Tensor, Tensor, Tensor> interlaced_attention_backward(
     const Tensor& grad, const Tensor& query, const std::optional<Tensor>& key, const Tensor& value,
     const Tensor& out, const Tensor& statistics, double scale, const std::vector<int64_t>& groups,
-    const std::string& kind) {
+    const std::string& kind, bool allow_tf32) {
   return attention_backward(name, grad, query, key, value, out, statistics, scale,
-                            sets_of(query, groups, kind));
+                            sets_of(query, groups, kind), allow_tf32);
 }
 
 }  // namespace
@@ -41,5 +41,12 @@ STABLE_TORCH_LIBRARY_IMPL(openseg, CPU, m) {
   m.impl("interlaced_attention", TORCH_BOX(&interlaced_attention));
   m.impl("interlaced_attention_backward", TORCH_BOX(&interlaced_attention_backward));
 }
+
+#if defined(OPENSEG_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(openseg, CUDA, m) {
+  m.impl("interlaced_attention", TORCH_BOX(&interlaced_attention));
+  m.impl("interlaced_attention_backward", TORCH_BOX(&interlaced_attention_backward));
+}
+#endif
 
 }  // namespace openseg

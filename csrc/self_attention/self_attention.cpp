@@ -14,15 +14,17 @@ PixelSets sets_of(const Tensor& query) {
 }
 
 std::tuple<Tensor, Tensor> self_attention(const Tensor& query, const std::optional<Tensor>& key,
-                                          const Tensor& value, double scale) {
-  return attention(name, query, key, value, scale, sets_of(query));
+                                          const Tensor& value, double scale, bool allow_tf32) {
+  return attention(name, query, key, value, scale, sets_of(query), allow_tf32);
 }
 
 std::tuple<Tensor, Tensor, Tensor> self_attention_backward(const Tensor& grad, const Tensor& query,
                                                            const std::optional<Tensor>& key,
                                                            const Tensor& value, const Tensor& out,
-                                                           const Tensor& statistics, double scale) {
-  return attention_backward(name, grad, query, key, value, out, statistics, scale, sets_of(query));
+                                                           const Tensor& statistics, double scale,
+                                                           bool allow_tf32) {
+  return attention_backward(name, grad, query, key, value, out, statistics, scale, sets_of(query),
+                            allow_tf32);
 }
 
 }  // namespace
@@ -31,5 +33,12 @@ STABLE_TORCH_LIBRARY_IMPL(openseg, CPU, m) {
   m.impl("self_attention", TORCH_BOX(&self_attention));
   m.impl("self_attention_backward", TORCH_BOX(&self_attention_backward));
 }
+
+#if defined(OPENSEG_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(openseg, CUDA, m) {
+  m.impl("self_attention", TORCH_BOX(&self_attention));
+  m.impl("self_attention_backward", TORCH_BOX(&self_attention_backward));
+}
+#endif
 
 }  // namespace openseg

@@ -71,12 +71,27 @@ def made_once(result: Path) -> Iterator[Path | None]:
         partial.replace(result)
 
 
-def _object(source: Path, text: str, mode: str) -> Path:
-    """The object of `source` with `text` in place of what the file holds."""
-    flags = [*COMMON, *MODES[mode]]
+def _overlay(headers: dict[Path, str]) -> Path:
+    """A folder with new texts of headers under csrc, to be searched before it."""
+    key = hashlib.sha256(repr(sorted(headers.items())).encode())
+    folder = BUILD / f"headers-{key.hexdigest()[:16]}"
+    for header, text in headers.items():
+        file = folder / header.relative_to(ROOT / "csrc")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder
+
+
+def _object(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Path:
+    """The object of `source` with `text` in place of what the file holds, and of headers' texts."""
+    included = {h: t for h, t in headers.items() if f'/{h.name}"' in text}
+    overlay = [f"-I{_overlay(included)}"] if included else []
+    flags = [*overlay, *COMMON, *MODES[mode]]
+    if mode == "asan" and source.suffix == ".cpp":
+        flags.append("-O1")  # the emulator itself takes longer to run than to be optimised
     if mode == "race" and source.suffix == ".cu":
         flags.append("-fsanitize=thread")
-    changed = text != source.read_text()
+    changed = bool(included) or text != source.read_text()
     flags += ["-w"] if changed else WARNINGS
     key = hashlib.sha256(headers_hash() + " ".join([*COMPILER, *flags, text]).encode())
     result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
@@ -97,12 +112,15 @@ def run(command: list[str]) -> str:
 
 
 def library(mode: str, changed: dict[Path, str] | None = None) -> Path:
-    """The library of all kernels; `changed` has new texts of sources."""
+    """The library of all kernels; `changed` has new texts of sources and of their headers."""
     detector = [HERE / "race.cpp"] if mode == "race" else []
     sources = [*RUNTIME, *detector, *kernel_sources()]
-    texts = [(changed or {}).get(source) or source.read_text() for source in sources]
+    changed = changed or {}
+    texts = [changed.get(source) or source.read_text() for source in sources]
+    headers = {file: text for file, text in changed.items() if file not in sources}
+    count = len(sources)
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(_object, sources, texts, [mode] * len(sources)))
+        objects = list(pool.map(_object, sources, texts, [mode] * count, [headers] * count))
     key = hashlib.sha256(" ".join(map(str, objects)).encode())
     result = BUILD / f"kernels-{mode}-{key.hexdigest()[:16]}.so"
     with made_once(result) as partial:

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/cuda/attention.h"
 #include "confusion_matrix/cuda/confusion_matrix.h"
 #include "inplace_abn/cuda/inplace_abn.h"
 #include "object_attention/cuda/object_attention.h"
@@ -53,6 +54,17 @@ class Scratch {
 LAUNCHER(confusion_matrix, ConfusionMatrix)
 LAUNCHER(upsample_argmax, UpsampleArgmax)
 LAUNCHER_WITH_RESULT(upsample_cross_entropy_backward, UpsampleCrossEntropy, CrossEntropyBackward)
+
+extern "C" const char* attention(const openseg::Attention* call, bool allow_tf32) {
+  return message_of([&] { openseg::attention_cuda(*call, allow_tf32, nullptr); });
+}
+
+extern "C" const char* attention_backward(const openseg::AttentionBackward* call, bool allow_tf32) {
+  return message_of([&] {
+    Scratch delta(call->grad_out.batch * call->grad_out.pixels);
+    openseg::attention_backward_cuda(*call, delta.data(), allow_tf32, nullptr);
+  });
+}
 
 // Scratch is full of NaN until a kernel writes it.
 #define LAUNCHER_WITH_PARTIALS(name, Call, map)                                             \

@@ -27,6 +27,15 @@ INSTRUCTIONS = (
 )
 NVCC = shutil.which("nvcc")
 PRIMITIVES = build.HERE / "primitives.cu"
+PRODUCTS = [
+    build.ROOT / "csrc" / file
+    for file in (
+        "common/cuda/attention_backward.cu",
+        "common/cuda/attention_forward.cu",
+        "object_attention/cuda/object_attention.cu",
+        "spatial_gather/cuda/spatial_gather.cu",
+    )
+]
 SOURCES = [*build.kernel_sources(), PRIMITIVES]
 
 
@@ -71,9 +80,8 @@ def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
     assert instruction in compiled(PRIMITIVES, "80")
 
 
-@pytest.mark.parametrize("operator", ["object_attention", "spatial_gather"])
-def test_products_and_copies_are_the_instructions_meant(operator: str) -> None:
-    source = build.ROOT / "csrc" / operator / "cuda" / f"{operator}.cu"
+@pytest.mark.parametrize("source", PRODUCTS, ids=lambda path: path.stem)
+def test_products_and_copies_are_the_instructions_meant(source: Path) -> None:
     assembly = compiled(source, CHOSEN)
     assert [instruction for instruction in INSTRUCTIONS if instruction not in assembly] == []
 

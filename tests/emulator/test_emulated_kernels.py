@@ -13,12 +13,17 @@ from tests.emulator import build, operators
 from tests.emulator.kernels import Kernels
 from tests.emulator.mutants import Mutant
 
-OPERATORS = ["primitives", *sorted({source.parts[-3] for source in build.kernel_sources()})]
+OPERATORS = operators.names()
 
 pytestmark = pytest.mark.skipif(
     shutil.which(build.COMPILER[0]) is None or os.uname().machine != "x86_64",
     reason="the emulator needs g++ on x86-64",
 )
+
+
+def test_every_operator_has_cases() -> None:
+    folders = {source.parts[-3] for source in build.kernel_sources()} - {"common"}
+    assert folders <= set(OPERATORS)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -49,7 +54,7 @@ CHOSEN = {(name, mutant.mode): mutant for name, mutant in reversed(MUTANTS)}.val
 def test_mutant_is_caught(operator: str, mutant: Mutant) -> None:
     if mutant not in CHOSEN and not build.THOROUGH:
         pytest.skip(build.WHY_NOT_THOROUGH)
-    source = build.ROOT / "csrc" / operator / "cuda" / f"{mutant.source or operator}.cu"
+    source = build.ROOT / "csrc" / (mutant.source or f"{operator}/cuda/{operator}.cu")
     if operator == "primitives":
         source = build.HERE / "primitives.cu"
     text = source.read_text()

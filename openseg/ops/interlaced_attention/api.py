@@ -35,7 +35,7 @@ def interlaced_attention(
         scale: factor on the scores; None is D ** -0.5.
         groups: (p, q).
         kind: "long" or "short".
-        backend: "auto", "triton", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -60,5 +60,6 @@ def interlaced_attention(
     if chosen == "reference":
         return reference.interlaced_attention(query, key, value, scale, groups, kind)
     other = None if key is query else key
-    options = scale, list(groups), kind
-    return autograd.InterlacedAttention.apply(query, other, value, options, chosen)
+    return autograd.InterlacedAttention.apply(
+        query, other, value, scale, list(groups), kind, chosen
+    )

@@ -6,15 +6,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _flops, _triton
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops.self_attention.autograd import empty_attention, empty_gradients
 
 
-def _fake_forward(query, key, value, scale, groups, kind):
+def _fake_forward(query, key, value, scale, groups, kind, allow_tf32=False):
     return empty_attention(query, value)
 
 
-def _fake_backward(grad, query, key, value, out, statistics, scale, groups, kind):
+def _fake_backward(grad, query, key, value, out, statistics, scale, groups, kind, allow_tf32=False):
     return empty_gradients(query, key, value)
 
 
@@ -67,14 +67,18 @@ class InterlacedAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor | None,
         value: Tensor,
-        options: tuple[float, list[int], str],
+        scale: float,
+        groups: list[int],
+        kind: str,
         backend: str,
     ) -> Tensor:
-        """`options`: scale, groups, kind."""
+        ctx.backend = backend
+        ctx.options = scale, groups, kind
+        if backend != "triton":
+            ctx.options = *ctx.options, _backend.allows_tf32()
         run = _TRITON_FORWARD if backend == "triton" else FORWARD
-        out, statistics = run(query, key, value, *options)
+        out, statistics = run(query, key, value, *ctx.options)
         ctx.save_for_backward(query, key, value, out, statistics)
-        ctx.options, ctx.backend = options, backend
         return out
 
     @staticmethod
@@ -83,4 +87,4 @@ class InterlacedAttention(torch.autograd.Function):
         query, key, *saved = ctx.saved_tensors
         run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
         grads = run(grad, query, key, *saved, *ctx.options)
-        return grads[0], None if key is None else grads[1], grads[2], None, None
+        return grads[0], None if key is None else grads[1], grads[2], *[None] * 4

@@ -10,7 +10,7 @@ from openseg.ops import _backend
 from openseg.ops.self_attention import autograd, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MOST_TRITON_CHANNELS = 512
+_MOST_CHANNELS_ON_GPU = 512
 
 
 def self_attention(
@@ -30,7 +30,7 @@ def self_attention(
         query, key: [B, D, H, W].
         value: [B, Dv, H, W].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto", "triton", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -62,16 +62,17 @@ def attention_obstacles(
     kernel: Any, query: Tensor, key: Tensor, value: Tensor
 ) -> dict[str, str | None]:
     """What stands in the way of each backend of the attention between pixels."""
-    mixed = wide = None
+    mixed = many = None
     if not query.dtype == key.dtype == value.dtype:
         mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-    if max(query.shape[1], value.shape[1]) > _MOST_TRITON_CHANNELS:
-        wide = (
-            f"its programs hold {_MOST_TRITON_CHANNELS} channels at most, "
+    if max(query.shape[1], value.shape[1]) > _MOST_CHANNELS_ON_GPU:
+        many = (
+            f"its blocks hold {_MOST_CHANNELS_ON_GPU} channels at most, "
             f"got {query.shape[1]} and {value.shape[1]}"
         )
     return {
-        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or wide,
+        "cuda": _backend.cuda_obstacle(kernel, query, _KERNEL_DTYPES) or mixed or many,
+        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or many,
         "cpp": _backend.cpp_obstacle(kernel, query, _KERNEL_DTYPES) or mixed,
         "reference": None,
     }

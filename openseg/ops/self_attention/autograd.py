@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _flops, _triton
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops._layout import empty_map
 
 
@@ -26,11 +26,11 @@ def empty_gradients(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[T
     return empty_map(query, query.shape[1]), grad_key, empty_map(value, value.shape[1])
 
 
-def _fake_forward(query, key, value, scale):
+def _fake_forward(query, key, value, scale, allow_tf32=False):
     return empty_attention(query, value)
 
 
-def _fake_backward(grad, query, key, value, out, statistics, scale):
+def _fake_backward(grad, query, key, value, out, statistics, scale, allow_tf32=False):
     return empty_gradients(query, key, value)
 
 
@@ -75,10 +75,11 @@ class SelfAttention(torch.autograd.Function):
     def forward(
         ctx, query: Tensor, key: Tensor | None, value: Tensor, scale: float, backend: str
     ) -> Tensor:
+        ctx.backend = backend
+        ctx.options = (scale,) if backend == "triton" else (scale, _backend.allows_tf32())
         run = _TRITON_FORWARD if backend == "triton" else FORWARD
-        out, statistics = run(query, key, value, scale)
+        out, statistics = run(query, key, value, *ctx.options)
         ctx.save_for_backward(query, key, value, out, statistics)
-        ctx.scale, ctx.backend = scale, backend
         return out
 
     @staticmethod
@@ -86,5 +87,5 @@ class SelfAttention(torch.autograd.Function):
     def backward(ctx, grad):
         query, key, *saved = ctx.saved_tensors
         run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
-        grad_query, grad_key, grad_value = run(grad, query, key, *saved, ctx.scale)
+        grad_query, grad_key, grad_value = run(grad, query, key, *saved, *ctx.options)
         return grad_query, None if key is None else grad_key, grad_value, None, None

@@ -52,7 +52,7 @@ MUTANTS = [
         "columns that are not there",
         "asan",
         ASAN,
-        "column < product.valid",
+        "column < valid",
         "true",
     ),
     Mutant(

@@ -272,7 +272,7 @@ MUTANTS = [
         "no thread can go on",
         "    sync_block();  // the bins have been read\n",
         "",
-        "ohem",
+        "upsample_cross_entropy/cuda/ohem.cu",
     ),
     Mutant(
         "one pixel too few",
@@ -280,7 +280,7 @@ MUTANTS = [
         VALUES,
         "ohem.min_kept : ohem.min_kept - 1",
         "ohem.min_kept - 1 : ohem.min_kept - 1",
-        "ohem",
+        "upsample_cross_entropy/cuda/ohem.cu",
     ),
     Mutant(
         "counters that were not cleared",
@@ -288,6 +288,6 @@ MUTANTS = [
         VALUES,
         "    counters.bins[bin] = 0;\n",
         "",
-        "ohem",
+        "upsample_cross_entropy/cuda/ohem.cu",
     ),
 ]
