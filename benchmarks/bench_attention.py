@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Operators of object context against PyTorch: `python benchmarks/bench_attention.py`.
 
-The peers are the published formulation, matrix products and a softmax with the weights in memory,
-in eager mode and compiled, SDPA where it applies, and FlexAttention on a GPU. Times on a CPU are
-minima, for machines that are not idle; the load average is in the record.
+The peers are the published formulation, matrix products and a softmax with the weights [B, K, N] in
+memory, in eager mode and compiled; SDPA where it applies, by each of its backends on a GPU, and
+FlexAttention there. Times on a CPU are minima, for machines that are not idle; the load average is
+in the record.
 """
 
 import argparse
@@ -19,14 +20,9 @@ from _cases import Case, describe, measure
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from openseg import ops
+from openseg.ops import interlaced_attention, object_attention, self_attention, spatial_gather
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}  # of the largest value; random inputs
-SDPA = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
 Operator = Callable[..., Tensor]
 
 
@@ -37,83 +33,134 @@ def published_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return context.view(*context.shape[:2], *query.shape[2:])
 
 
+def fused_attention(attention: Operator) -> Operator:
+    """By a function of [B, heads, N, C], such as SDPA."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        pixels = query.flatten(2).permute(0, 2, 1)
+        context = attention(pixels[:, None], key[:, None], value[:, None])
+        return context[:, 0].permute(0, 2, 1).unflatten(2, query.shape[2:])
+
+    return attend
+
+
 def published_gather(features: Tensor, logits: Tensor) -> Tensor:
     weights = F.softmax(logits.flatten(2), dim=2)
     return torch.matmul(weights, features.flatten(2).permute(0, 2, 1))
 
 
-def published_self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return published_attention(query, *(t.flatten(2).permute(0, 2, 1) for t in (key, value)))
+def on_pixels(attention: Operator) -> Operator:
+    """All pixels attend to all; the query is the key."""
+    return lambda query, value: attention(
+        query, *(t.flatten(2).mT.contiguous() for t in (query, value))
+    )
 
 
-def _tokens(map_: Tensor) -> Tensor:
-    """[B, 1, N, C] of a map [B, C, H, W] or of regions [B, K, C]."""
-    return (map_.flatten(2).permute(0, 2, 1) if map_.dim() == 4 else map_)[:, None]
+def shared_attention(query: Tensor, value: Tensor, backend: str = "auto") -> Tensor:
+    return self_attention(query, query, value, backend=backend)
 
 
-def _fused(attention: Operator, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    context = attention(*(_tokens(t) for t in (query, key, value)))
-    return context[:, 0].permute(0, 2, 1).unflatten(2, query.shape[2:])
+def both_stages(query: Tensor, key: Tensor, value: Tensor, backend: str = "auto") -> Tensor:
+    value = interlaced_attention(query, key, value, kind="long", backend=backend)
+    return interlaced_attention(query, key, value, kind="short", backend=backend)
 
 
-def _by_backend(backend: SDPBackend, *tensors: Tensor) -> Tensor:
-    with sdpa_kernel(backend):
-        return _fused(F.scaled_dot_product_attention, *tensors)
+def grouped(attention: Operator) -> Operator:
+    """Both stages on copies of the maps that have the groups in the batch, as published."""
+
+    def stage(order: tuple[int, ...], *maps: Tensor) -> Tensor:
+        cells = [t.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)) for t in maps]
+        query, key, value = (t.permute(order).flatten(0, 2).contiguous() for t in cells)
+        context = attention(query, key.flatten(2).mT, value.flatten(2).mT)
+        turned = context.unflatten(0, [cells[2].shape[i] for i in order[:3]])
+        back = [order.index(i) for i in range(6)]
+        return turned.permute(back).flatten(4, 5).flatten(2, 3).contiguous()
+
+    def both(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        value = stage((0, 3, 5, 1, 2, 4), query, key, value)
+        return stage((0, 2, 4, 1, 3, 5), query, key, value)
+
+    return both
 
 
-def attention_peers(eager: Operator, device: str) -> dict[str, Operator]:
+OURS: dict[str, Operator] = {
+    "object_attention": object_attention,
+    "spatial_gather": spatial_gather,
+    "self_attention": shared_attention,
+    "interlaced_attention": both_stages,
+}
+AROUND: dict[str, Callable[[Operator], Operator]] = {
+    "object_attention": lambda attention: attention,
+    "self_attention": on_pixels,
+    "interlaced_attention": grouped,
+}
+# keys of a pixel, where it is not the regions that are chosen
+KEYS = {"self_attention": [97 * 97], "interlaced_attention": [169 + 64]}
+
+
+def peers_of(name: str, device: str) -> dict[str, Operator]:
+    if name == "spatial_gather":
+        return {"eager": published_gather, "compile": torch.compile(published_gather)}
+    around = AROUND[name]
+    eager = around(published_attention)
     peers = {"eager": eager, "compile": torch.compile(eager)}
+    sdpa = F.scaled_dot_product_attention
     if device == "cpu":
-        return peers | {"sdpa": functools.partial(_fused, F.scaled_dot_product_attention)}
+        return peers | {"sdpa": around(fused_attention(sdpa))}
+
+    def by(backend: SDPBackend, *tensors: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return sdpa(*tensors)
+
+    for kernel in ("FLASH", "CUDNN", "EFFICIENT"):
+        attention = functools.partial(by, SDPBackend[f"{kernel}_ATTENTION"])
+        peers[f"sdpa {kernel.lower()}"] = around(fused_attention(attention))
     from torch.nn.attention.flex_attention import flex_attention
 
-    peers |= {f"sdpa {n}": functools.partial(_by_backend, b) for n, b in SDPA.items()}
-    return peers | {"flex": functools.partial(_fused, torch.compile(flex_attention))}
+    return peers | {"flex": around(fused_attention(torch.compile(flex_attention)))}
 
 
-def _map(channels: int, size: tuple[int, int], batch: int, like: dict[str, Any]) -> Tensor:
-    numbers = torch.randn(batch, channels, *size, device=like["device"])
-    return numbers.to(like["dtype"]).contiguous(memory_format=like["format"])
+def pixel_maps(name: str, keys: int, dtype: torch.dtype, map_: Callable[..., Tensor], images: int):
+    """As `arguments`: 97 x 97 pixels, query is key; or padded to groups of 8 x 8, in two stages.
+
+    A score of query and key that are one serves both directions.
+    """
+    shared = name == "self_attention"
+    channels = (256, 256) if shared else (256, 256, 512)
+    size = (97, 97) if shared else (104, 104)
+    maps = [map_(c, size) for c in channels]
+    pixels = images * size[0] * size[1]
+    pairs, size = pixels * keys, pixels * dtype.itemsize
+    if shared:
+        return maps, (3 * 256 * pairs, 3 * 256 * size), (10 * 256 * pairs, 9 * 256 * size)
+    flops, maps_of_stage = 2 * pairs * (256 + 512), 2 * (256 + 512)
+    backward = 2 * pairs * (3 * 256 + 2 * 512), 4 * 256 + 4 * 512
+    both = flops + backward[0], 2 * size * (maps_of_stage + backward[1])
+    return maps, (flops, 2 * size * maps_of_stage), both
 
 
-def workload(name: str, regions: int, like: dict[str, Any]):
-    """(ours, peers, tensors, multiply-adds forward, bytes of the maps forward)."""
-    cuda, operator = like["device"] == "cuda", getattr(ops, name)
-    batch, size = (8, (97, 97)) if cuda else (1, (128, 128))
-    map_ = functools.partial(_map, batch=batch, like=like)
-    pixels, item = batch * size[0] * size[1], like["dtype"].itemsize
-    if name == "spatial_gather":
-        tensors = [map_(512, size), map_(regions, size)]
-        peers = {"eager": published_gather, "compile": torch.compile(published_gather)}
-        return operator, peers, tensors, pixels * regions * 512, pixels * (regions + 512) * item
+def arguments(name: str, regions: int, dtype: torch.dtype, layout: str, device: str):
+    """(tensors, FLOPs of the forward pass, bytes of its maps and of all maps of both passes)."""
+    torch.manual_seed(0)
+    images, size = (8, (97, 97)) if device == "cuda" else (1, (128, 128))
+    format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+
+    def map_(channels: int, size: tuple[int, int]) -> Tensor:
+        numbers = torch.randn(images, channels, *size, device=device)
+        return numbers.to(dtype).contiguous(memory_format=format)
+
+    if name in KEYS:
+        return pixel_maps(name, regions, dtype, map_, images)
+    pixels = images * size[0] * size[1]
     if name == "object_attention":
-        vectors = torch.randn(2, batch, regions, 256, device=like["device"]).to(like["dtype"])
-        peers = attention_peers(published_attention, like["device"])
-        work = 2 * pixels * regions * 256
-        return operator, peers, [map_(256, size), *vectors], work, 2 * pixels * 256 * item
-    if name == "self_attention":
-        size = size if cuda else (64, 64)
-        pixels = batch * size[0] * size[1]
-        tensors = [map_(256, size) for _ in range(3)]
-        peers = attention_peers(published_self_attention, like["device"])
-        work = 2 * pixels * size[0] * size[1] * 256
-        return operator, peers, tensors, work, 4 * pixels * 256 * item
-    size = (104, 104) if cuda else size
-    pixels = batch * size[0] * size[1]
-    tensors = [map_(256, size), map_(256, size), map_(512, size)]
-    published = functools.partial(operator, backend="reference")
-    peers = {"eager": published, "compile": torch.compile(published)}
-    work = pixels * (size[0] * size[1] // 64) * (256 + 512)
-    return operator, peers, tensors, work, 2 * pixels * (256 + 512) * item
+        key, value = torch.randn(2, images, regions, 256, device=device).to(dtype)
+        flops, size_ = 4 * pixels * regions * 256, pixels * 256 * dtype.itemsize
+        return (map_(256, size), key, value), (flops, 2 * size_), (7 * flops // 2, 5 * size_)
+    flops, size_ = 2 * pixels * regions * 512, pixels * (regions + 512) * dtype.itemsize
+    return (map_(512, size), map_(regions, size)), (flops, size_), (3 * flops, 3 * size_)
 
 
-OPERATORS = ("object_attention", "spatial_gather", "self_attention", "interlaced_attention")
-BACKWARD = {"spatial_gather": (3.0, 3.0)}  # both passes over the forward: work, bytes
-
-
-def call(
-    operator: Operator, tensors: list[Tensor], grad: Tensor | None
-) -> Callable[[], list[Tensor]]:
+def call(operator: Operator, tensors: Any, grad: Tensor | None) -> Callable[[], list[Tensor]]:
     """The forward pass, or with the gradient of its result both."""
     if grad is None:
 
@@ -131,30 +178,28 @@ def agrees(mine: list[Tensor], known: list[Tensor], dtype: torch.dtype) -> bool:
     return all((a - b).abs().max() <= TOLERANCE[dtype] * b.abs().max() for a, b in pairs)
 
 
-def cases(name: str, regions: int, dtype: str, layout: str, options) -> Iterator[Case]:
-    torch.manual_seed(0)
-    format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    like = {"dtype": getattr(torch, dtype), "format": format, "device": options.device}
-    ours, peers, tensors, work, size = workload(name, regions, like)
-    chosen = {p: f for p, f in peers.items() if p.split()[0] in options.peers}
-    plain = functools.partial(ours, backend="reference")
-    for grad in (None, torch.randn_like(ours(*tensors))):
-        scale, sweeps = (1.0, 1.0) if grad is None else BACKWARD.get(name, (3.5, 2.5))
-        mine = call(ours, tensors, grad)
+def cases(name: str, regions: int, dtype_name: str, layout: str, options) -> Iterator[Case]:
+    dtype = getattr(torch, dtype_name)
+    tensors, *costs = arguments(name, regions, dtype, layout, options.device)
+    peers = peers_of(name, options.device).items()
+    chosen = {peer: f for peer, f in peers if peer.split()[0] in options.peers}
+    grad = torch.randn_like(OURS[name](*tensors))
+    for given, (flops, size) in zip((None, grad), costs, strict=True):
+        mine = call(OURS[name], tensors, given)
 
-        def check(mine: Any = mine, grad: Tensor | None = grad) -> bool:
-            wide = None if grad is None else grad.float()
+        def check(mine: Any = mine, given: Tensor | None = given) -> bool:
+            plain = functools.partial(OURS[name], backend="reference")
+            wide = None if given is None else given.float()
             exact = call(plain, [t.float() for t in tensors], wide)()
-            return agrees([t.float() for t in mine()], exact, like["dtype"])
+            return agrees([t.float() for t in mine()], exact, dtype)
 
-        few = f" K={regions}" if name in OPERATORS[:2] else ""
         yield Case(
-            f"{dtype} {layout}{few} {'forward' if grad is None else 'both'}",
+            f"K={regions} {dtype_name} {layout} {'forward' if given is None else 'both'}",
             mine,
-            {p: call(peer, tensors, grad) for p, peer in chosen.items()},
+            {peer: call(operator, tensors, given) for peer, operator in chosen.items()},
             check,
-            int(sweeps * size),
-            int(scale * 2 * work),
+            size,
+            flops,
         )
 
 
@@ -164,7 +209,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--regions", type=int, nargs="+", default=[19, 150])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure on a CPU")
-    parser.add_argument("--operators", nargs="+", default=list(OPERATORS), choices=OPERATORS)
+    parser.add_argument("--operators", nargs="+", default=list(OURS), choices=list(OURS))
     parser.add_argument("--peers", nargs="*", default=["eager", "sdpa", "compile", "flex"])
     parser.add_argument("--dtypes", nargs="+", default=None)
     parser.add_argument("--layouts", nargs="+", default=["contiguous", "channels_last"])
@@ -182,7 +227,7 @@ def main() -> None:
         state = {"load": os.getloadavg()[0], "copy": floors[0], "matmul": floors[1]}
         print(f"{machine['device']}, {state}")
         for name in options.operators:
-            for regions in options.regions if name in OPERATORS[:2] else [0]:
+            for regions in KEYS.get(name, options.regions):
                 for dtype in dtypes:
                     for layout in options.layouts:
                         for case in cases(name, regions, dtype, layout, options):

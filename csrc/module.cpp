@@ -45,17 +45,39 @@ STABLE_TORCH_LIBRARY(openseg, m) {
   m.def(
       "inplace_abn_backward_sums(Tensor grad, Tensor kept, Tensor statistics, Tensor affine,"
       " float eps, str activation, float parameter, bool kept_input) -> Tensor");
-  m.def("object_attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor");
+  // `allow_tf32`: products of float32 on GPUs may round their factors, as torch's switch says
+  m.def(
+      "object_attention(Tensor query, Tensor key, Tensor value, float scale, bool allow_tf32=False)"
+      " -> Tensor");
   // gradients of query, key and value
   m.def(
-      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale)"
-      " -> (Tensor, Tensor, Tensor)");
+      "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale,"
+      " bool allow_tf32=False) -> (Tensor, Tensor, Tensor)");
   // float32 regions, and [B, 2, K]: greatest scaled logit, 1 / Σ exp(scaled logit - greatest)
-  m.def("spatial_gather(Tensor features, Tensor logits, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "spatial_gather(Tensor features, Tensor logits, float scale, bool allow_tf32=False)"
+      " -> (Tensor, Tensor)");
   // gradients of features and logits
   m.def(
       "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
-      " Tensor statistics, float scale) -> (Tensor, Tensor)");
+      " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)");
+  // the result, and float32 [2, B, N]: greatest scaled score, 1 / Σ exp(scaled score - greatest);
+  // without a key it is the query
+  m.def(
+      "self_attention(Tensor query, Tensor? key, Tensor value, float scale, bool allow_tf32=False)"
+      " -> (Tensor, Tensor)");
+  // gradients of query, key (empty without one) and value
+  m.def(
+      "self_attention_backward(Tensor grad, Tensor query, Tensor? key, Tensor value, Tensor out,"
+      " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor, Tensor)");
+  // as self_attention, the statistics in the order of the groups; kind: "long" or "short"
+  m.def(
+      "interlaced_attention(Tensor query, Tensor? key, Tensor value, float scale, int[2] groups,"
+      " str kind, bool allow_tf32=False) -> (Tensor, Tensor)");
+  m.def(
+      "interlaced_attention_backward(Tensor grad, Tensor query, Tensor? key, Tensor value,"
+      " Tensor out, Tensor statistics, float scale, int[2] groups, str kind, bool allow_tf32=False)"
+      " -> (Tensor, Tensor, Tensor)");
 }
 
 static std::string cpu_capability() {

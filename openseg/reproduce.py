@@ -102,16 +102,16 @@ def _start(module: str, options: argparse.Namespace, *words: str) -> None:
 def table_text(table: dict[str, Any], records: Iterable[dict[str, Any]]) -> str:
     """A table in Markdown; of several records of a row the last one counts."""
     last = {(record["row"], record["evaluation"]): record for record in records}
-    columns = table["columns"]
-    head = ["method", "backbone", *(c for name in columns for c in (name, "measured"))]
-    lines = [[*head, "batch", "iterations"]]
-    lines.append(["---"] * len(lines[0]))
+    known = {column for row in table["rows"] for column in row.get("published", {})}
+    columns = [(c, [c, "measured"] if c in known else [c]) for c in table["columns"]]
+    head = ["method", "backbone", *(c for _, names in columns for c in names)]
+    lines = [[*head, "batch", "iterations"], ["---"] * (len(head) + 2)]
     for row in table["rows"]:
         config = load_config(row["config"], ["data.root=."]).train
         cells = [row["method"], row["backbone"]]
-        for column in columns:
+        for column, names in columns:
             split, metric = column.split()
-            cells.append(str(row.get("published", {}).get(column, "")))
+            cells += [str(row.get("published", {}).get(column, ""))][: len(names) - 1]
             cells.append(_measured(last.get((row["config"], split)), _METRICS[metric]))
         lines.append([*cells, str(config.batch_size), str(config.iterations)])
     return "\n".join([table["title"], "", *("| " + " | ".join(line) + " |" for line in lines)])

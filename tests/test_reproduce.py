@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The published tables as data, and a row that is trained, evaluated, recorded and printed."""
 
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,6 +110,14 @@ def test_the_list_and_a_table_without_records(monkeypatch, capsys, tmp_path):
 
 
 def test_a_row_is_trained_evaluated_recorded_and_printed(monkeypatch, capsys, tmp_path):
+    def here(command):
+        """The command without a process of its own, which would import torch again."""
+        assert command[:2] == [sys.executable, "-m"]
+        monkeypatch.setattr(sys, "argv", command[2:])
+        status = importlib.import_module(command[2]).main()
+        return SimpleNamespace(returncode=status or 0)
+
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=here))
     monkeypatch.setattr(reproduce, "read_tables", lambda: {"tiny": TINY})
     records, folder = tmp_path / "new" / "records.jsonl", f"run.folder={tmp_path / 'run'}"
     run_main(monkeypatch, "--row", "scenes/fcn_r18", "--records", records, folder, *SMALL)
@@ -124,7 +134,7 @@ def test_a_row_is_trained_evaluated_recorded_and_printed(monkeypatch, capsys, tm
     run_main(monkeypatch, "--table", "tiny", "--records", records)
     *_, row, unmeasured = capsys.readouterr().out.splitlines()
     assert f"|  | {100 * record['mean_iou']:.2f} (train.iterations=1, " in row
-    assert unmeasured.startswith("| FCN, as the demo | 18 | 12.3, 45.6 |  |  |  |")
+    assert unmeasured.startswith("| FCN, as the demo | 18 | 12.3, 45.6 |  |  | ")
 
 
 def test_what_is_not_there_is_named(monkeypatch):
@@ -135,6 +145,19 @@ def test_what_is_not_there_is_named(monkeypatch):
 
 
 def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda *a: type("Done", (), {"returncode": 2}))
+    commands = []
+
+    def fail(command):
+        commands.append(command)
+        return SimpleNamespace(returncode=2)
+
+    monkeypatch.setattr(reproduce, "collect", None)
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=fail))
+    words = "--row", "ade20k/asp_ocrnet_r101_ms", "--processes", 4, f"data.root={tmp_path}"
     with pytest.raises(TrainingError, match=r"openseg\.train ended with status 2"):
-        run_main(monkeypatch, "--row", "lip/ce2p_ocrnet_r101", f"data.root={tmp_path}")
+        run_main(monkeypatch, *words)
+    (command,) = commands
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m")
+    assert command[1:7] == list(launcher)
+    trained = ["--cfg", "ade20k/asp_ocrnet_r101", "run.resume=auto", f"data.root={tmp_path}"]
+    assert command[7:] == ["openseg.train", *trained]

@@ -39,6 +39,17 @@ __device__ inline float float_from_bits(uint32_t bits) {
   return __uint_as_float(bits);
 }
 
+__device__ inline uint32_t bits_of(float value) {
+  return __float_as_uint(value);
+}
+
+// To the nearest of the floats that TF32 has: 10 bits of mantissa.
+__device__ inline uint32_t round_to_tf32(float value) {
+  uint32_t result;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
+  return result;
+}
+
 __device__ inline float to_float(float16 value) {
   float result;
   asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
@@ -60,6 +71,23 @@ __device__ inline void store(bfloat16* to, float value) {
   to->bits = (uint16_t)pair;
 }
 
+// Two neighbours in one access: `to` is aligned to both.
+__device__ inline void store_pair(float* to, float first, float second) {
+  *reinterpret_cast<float2*>(to) = make_float2(first, second);
+}
+
+__device__ inline void store_pair(float16* to, float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(first), "f"(second));
+  *reinterpret_cast<uint32_t*>(to) = pair;
+}
+
+__device__ inline void store_pair(bfloat16* to, float first, float second) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(first), "f"(second));
+  *reinterpret_cast<uint32_t*>(to) = pair;
+}
+
 // Relative error about 2^-22 + 2^-24 |x|, 0 far below.
 __device__ inline float exp_fast(float x) {
   return __expf(x);
@@ -75,6 +103,9 @@ __device__ inline float log_fast(float x) {
 //   a: rows g, g + 8, g, g + 8 of columns 2t, 2t + 1, the latter two of columns 2t + 8, 2t + 9
 //   b: rows 2t, 2t + 1 and 2t + 8, 2t + 9 of column g
 //   d: columns 2t, 2t + 1 of row g, then of row g + 8
+// T = float stands for TF32: the low 13 bits do not count, a is 16 x 8, b 8 x 8, one to a register:
+//   a: rows g, g + 8 of column t, then of column t + 4
+//   b: rows t, t + 4 of column g
 template <typename T>
 __device__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
@@ -92,6 +123,15 @@ template <>
 __device__ inline void mma<float16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <>
+__device__ inline void mma<float>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -191,9 +191,12 @@ inline vfloat multiply_add(vfloat sum, Pair a, vfloat b) {
 }
 #endif
 
+// How rows of a product lie in `a`: side by side, [depth, pitch_a], or apart, [rows, pitch_a].
+enum class Rows { adjacent, apart };
+
 template <typename Word>
 struct Operands {
-  const Word* a;  // [depth, pitch_a]
+  const Word* a;
   int64_t pitch_a;
   const Word* b;  // [panels, depth, pitch_b]
   int64_t pitch_b, panel_pitch;
@@ -202,18 +205,25 @@ struct Operands {
 
 enum class Into { set, add };  // add: whole panels of floats
 
-template <int rows, Into into, typename Word, typename Out>
+template <int rows, Into into, Rows lie, typename Word, typename Out>
 void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
   vfloat sums[rows][2] = {};
+  if constexpr (into == Into::add) {
+    for (int i = 0; i < rows; ++i) {
+      __builtin_prefetch(out + i * stride);  // it is needed at the end
+    }
+  }
   const Word* a = in.a;
   const Word* b = in.b;
-  for (int64_t r = 0; r < in.depth; ++r, a += in.pitch_a, b += in.pitch_b) {
+  for (int64_t r = 0; r < in.depth; ++r, b += in.pitch_b) {
     const vfloat left = load<vfloat>(b), right = load<vfloat>(b + lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      sums[i][0] = multiply_add(sums[i][0], a[i], left);
-      sums[i][1] = multiply_add(sums[i][1], a[i], right);
+      const Word factor = lie == Rows::adjacent ? a[i] : a[i * in.pitch_a];
+      sums[i][0] = multiply_add(sums[i][0], factor, left);
+      sums[i][1] = multiply_add(sums[i][1], factor, right);
     }
+    a += lie == Rows::adjacent ? in.pitch_a : 1;
   }
   for (int i = 0; i < rows; ++i) {
     if constexpr (into == Into::add) {
@@ -225,14 +235,14 @@ void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
   }
 }
 
-template <int rows, Into into, typename Word, typename Out>
+template <int rows, Into into, Rows lie, typename Word, typename Out>
 void tile_of(int64_t wanted, const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
   if constexpr (rows > 1) {
     if (wanted < rows) {
-      return tile_of<rows - 1, into>(wanted, in, out, stride, columns);
+      return tile_of<rows - 1, into, lie>(wanted, in, out, stride, columns);
     }
   }
-  tile<rows, into>(in, out, stride, columns);
+  tile<rows, into, lie>(in, out, stride, columns);
 }
 
 // out[m * stride + n] = Σ_r a[r, m] · b[r, n]
@@ -244,7 +254,8 @@ void multiply(const Operands<Word>& in, int64_t rows, int64_t columns, Out* out,
     Operands<Word> part = in;
     part.a += begin;
     for (int64_t x = 0; x < columns; x += panel, part.b += in.panel_pitch) {
-      tile_of<most_rows, into>(end - begin, part, out + begin * stride + x, stride, columns - x);
+      tile_of<most_rows, into, Rows::adjacent>(end - begin, part, out + begin * stride + x, stride,
+                                               columns - x);
     }
   }
 }

@@ -73,6 +73,14 @@ inline float sum_of(vfloat values) {
   return sum;
 }
 
+inline float max_of(vfloat values) {
+  float most = values[0];
+  for (int lane = 1; lane < lanes; ++lane) {
+    most = values[lane] > most ? values[lane] : most;
+  }
+  return most;
+}
+
 // gcc 12 turns __builtin_convertvector from 16 to 32 bits into slow code.
 inline vuint widen(const uint16_t* from) {
 #if defined(__AVX512F__)

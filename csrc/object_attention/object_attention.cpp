@@ -4,6 +4,10 @@
 #include <tuple>
 
 #include "common/torch.h"
+#if defined(OPENSEG_CUDA)
+#include "common/torch_cuda.h"
+#include "object_attention/cuda/object_attention.h"
+#endif
 
 namespace openseg {
 namespace {
@@ -33,9 +37,17 @@ struct Inputs {
   }
 };
 
-Tensor object_attention(const Tensor& query, const Tensor& key, const Tensor& value, double scale) {
+Tensor object_attention(const Tensor& query, const Tensor& key, const Tensor& value, double scale,
+                        [[maybe_unused]] bool allow_tf32) {
   const Inputs inputs(query, key, value);
   const Tensor out = allocate_map(query, value.size(2));
+#if defined(OPENSEG_CUDA)
+  if (query.is_cuda()) {
+    const CudaScope scope(query);
+    object_attention_cuda(inputs.call(scale, out), allow_tf32, scope.stream());
+    return out;
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), object_attention_cpu)(inputs.call(scale, out)),
                 "object_attention: no memory for a block of pixels");
   return out;
@@ -43,7 +55,8 @@ Tensor object_attention(const Tensor& query, const Tensor& key, const Tensor& va
 
 std::tuple<Tensor, Tensor, Tensor> object_attention_backward(const Tensor& grad,
                                                              const Tensor& query, const Tensor& key,
-                                                             const Tensor& value, double scale) {
+                                                             const Tensor& value, double scale,
+                                                             [[maybe_unused]] bool allow_tf32) {
   const Inputs inputs(query, key, value);
   const Tensor grad_out = walkable(grad);
   OPENSEG_CHECK(grad.dim() == 4 && grad.size(0) == query.size(0) && grad.size(1) == value.size(2) &&
@@ -56,6 +69,16 @@ std::tuple<Tensor, Tensor, Tensor> object_attention_backward(const Tensor& grad,
       allocate(value, {value.size(0), value.size(1), value.size(2)}, value.scalar_type());
   const ObjectAttentionBackward call{inputs.call(scale, grad_out), map_of(name, grad_query),
                                      map_of(name, grad_key), map_of(name, grad_value)};
+#if defined(OPENSEG_CUDA)
+  if (query.is_cuda()) {
+    const CudaScope scope(query);
+    const Tensor sums =
+        allocate(query, {object_attention_sums(call, allow_tf32)}, ScalarType::Float);
+    object_attention_backward_cuda(call, allow_tf32, static_cast<float*>(sums.mutable_data_ptr()),
+                                   scope.stream());
+    return {grad_query, grad_key, grad_value};
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), object_attention_backward_cpu)(call),
                 "object_attention: no memory for the partial sums of key and value");
   return {grad_query, grad_key, grad_value};
@@ -67,5 +90,12 @@ STABLE_TORCH_LIBRARY_IMPL(openseg, CPU, m) {
   m.impl("object_attention", TORCH_BOX(&object_attention));
   m.impl("object_attention_backward", TORCH_BOX(&object_attention_backward));
 }
+
+#if defined(OPENSEG_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(openseg, CUDA, m) {
+  m.impl("object_attention", TORCH_BOX(&object_attention));
+  m.impl("object_attention_backward", TORCH_BOX(&object_attention_backward));
+}
+#endif
 
 }  // namespace openseg

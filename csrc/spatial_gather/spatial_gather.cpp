@@ -4,6 +4,10 @@
 #include <tuple>
 
 #include "common/torch.h"
+#if defined(OPENSEG_CUDA)
+#include "common/torch_cuda.h"
+#include "spatial_gather/cuda/spatial_gather.h"
+#endif
 
 namespace openseg {
 namespace {
@@ -18,7 +22,7 @@ void check_inputs(const Tensor& features, const Tensor& logits) {
 }
 
 std::tuple<Tensor, Tensor> spatial_gather(const Tensor& features, const Tensor& logits,
-                                          double scale) {
+                                          double scale, [[maybe_unused]] bool allow_tf32) {
   check_inputs(features, logits);
   const Tensor from = walkable(features), scores = walkable(logits);
   const std::vector<int64_t> sizes{features.size(0), logits.size(1), features.size(1)};
@@ -27,6 +31,16 @@ std::tuple<Tensor, Tensor> spatial_gather(const Tensor& features, const Tensor& 
       allocate(features, {features.size(0), 2, logits.size(1)}, ScalarType::Float);
   const SpatialGather call{map_of(name, from), map_of(name, scores), (float)scale,
                            map_of(name, out), static_cast<float*>(statistics.mutable_data_ptr())};
+#if defined(OPENSEG_CUDA)
+  if (features.is_cuda()) {
+    const CudaScope scope(features);
+    const Tensor scratch =
+        allocate(features, {spatial_gather_scratch(call, allow_tf32)}, ScalarType::Float);
+    spatial_gather_cuda(call, allow_tf32, static_cast<float*>(scratch.mutable_data_ptr()),
+                        scope.stream());
+    return {out, statistics};
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), spatial_gather_cpu)(call),
                 "spatial_gather: no memory for the partial sums of regions");
   return {out, statistics};
@@ -34,7 +48,8 @@ std::tuple<Tensor, Tensor> spatial_gather(const Tensor& features, const Tensor& 
 
 std::tuple<Tensor, Tensor> spatial_gather_backward(const Tensor& grad, const Tensor& features,
                                                    const Tensor& logits, const Tensor& regions,
-                                                   const Tensor& statistics, double scale) {
+                                                   const Tensor& statistics, double scale,
+                                                   [[maybe_unused]] bool allow_tf32) {
   check_inputs(features, logits);
   for (const Tensor& tensor : {grad, regions}) {
     OPENSEG_CHECK(tensor.dim() == 3 && tensor.size(0) == features.size(0) &&
@@ -59,6 +74,15 @@ std::tuple<Tensor, Tensor> spatial_gather_backward(const Tensor& grad, const Ten
       map_of(name, grad_features),
       map_of(name, grad_logits),
   };
+#if defined(OPENSEG_CUDA)
+  if (features.is_cuda()) {
+    const CudaScope scope(features);
+    const Tensor means = allocate(features, {features.size(0), logits.size(1)}, ScalarType::Float);
+    spatial_gather_backward_cuda(call, allow_tf32, static_cast<float*>(means.mutable_data_ptr()),
+                                 scope.stream());
+    return {grad_features, grad_logits};
+  }
+#endif
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), spatial_gather_backward_cpu)(call),
                 "spatial_gather: no memory for a block of pixels");
   return {grad_features, grad_logits};
@@ -70,5 +94,12 @@ STABLE_TORCH_LIBRARY_IMPL(openseg, CPU, m) {
   m.impl("spatial_gather", TORCH_BOX(&spatial_gather));
   m.impl("spatial_gather_backward", TORCH_BOX(&spatial_gather_backward));
 }
+
+#if defined(OPENSEG_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(openseg, CUDA, m) {
+  m.impl("spatial_gather", TORCH_BOX(&spatial_gather));
+  m.impl("spatial_gather_backward", TORCH_BOX(&spatial_gather_backward));
+}
+#endif
 
 }  // namespace openseg

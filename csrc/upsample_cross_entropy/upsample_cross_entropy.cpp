@@ -71,19 +71,25 @@ void sum_up(const std::vector<RowTotals>& rows, double* totals) {
 }
 
 #if defined(OPENSEG_CUDA)
-void run_on_gpu(const UpsampleCrossEntropy& call, Tensor& loss, Tensor& lse, Tensor& totals) {
+void run_on_gpu(const UpsampleCrossEntropy& call, const Ohem* ohem, Tensor& loss, Tensor& lse,
+                Tensor& probability, Tensor& totals) {
   const CudaScope scope(lse);
   Tensor partials = allocate(lse, {2, upsample_cross_entropy_partials(call)}, ScalarType::Float);
   Tensor invalid = allocate(lse, {2}, ScalarType::Long);
+  Tensor counts = allocate(lse, {ohem ? ohem_passes * ohem_bins : 0}, ScalarType::Int);
   torch::stable::zero_(invalid);
+  torch::stable::zero_(counts);
   const CrossEntropyForwardCuda result{
       .loss = loss.dim() == 3 ? static_cast<float*>(loss.mutable_data_ptr()) : nullptr,
       .lse = static_cast<float*>(lse.mutable_data_ptr()),
+      .probability = ohem ? static_cast<float*>(probability.mutable_data_ptr()) : nullptr,
+      .first_enters = ohem && ohem->openseg,
+      .counts = static_cast<uint32_t*>(counts.mutable_data_ptr()),
       .partials = static_cast<float*>(partials.mutable_data_ptr()),
       .invalid = static_cast<int64_t*>(invalid.mutable_data_ptr()),
       .totals = static_cast<double*>(totals.mutable_data_ptr()),
   };
-  upsample_cross_entropy_cuda(call, result, scope.stream());
+  upsample_cross_entropy_cuda(call, ohem, result, scope.stream());
 }
 #endif
 
@@ -99,10 +105,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> upsample_cross_entropy(
   Tensor lse = allocate(logits, shape, ScalarType::Float);
   Tensor probability = allocate(logits, mine ? shape : none, ScalarType::Float);
   Tensor totals = allocate(logits, {4}, ScalarType::Double);
+  const Ohem options{ohem == "openseg", static_cast<float>(thresh), min_kept};
 #if defined(OPENSEG_CUDA)
   if (logits.is_cuda()) {
-    OPENSEG_CHECK(!mine, name, ": the kernel for GPUs does not mine hard pixels");
-    run_on_gpu(call, loss, lse, totals);
+    run_on_gpu(call, mine ? &options : nullptr, loss, lse, probability, totals);
     return {loss, lse, probability, totals};
   }
 #endif
@@ -112,13 +118,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> upsample_cross_entropy(
       .loss = each || mine ? static_cast<float*>(loss.mutable_data_ptr()) : nullptr,
       .lse = static_cast<float*>(lse.mutable_data_ptr()),
       .probability = mine ? static_cast<float*>(probability.mutable_data_ptr()) : nullptr,
-      .first_enters = ohem == "openseg",
+      .first_enters = options.openseg,
       .totals = rows.data(),
   };
   OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), upsample_cross_entropy_forward_cpu)(call, result), name,
                 ": no memory for three rows of ", call.classes, " classes");
   if (mine) {
-    const Ohem options{ohem == "openseg", static_cast<float>(thresh), min_kept};
     OPENSEG_VARIANT(cpu_isa(), mine_hard_pixels_cpu)(call, options, result);
   }
   sum_up(rows, static_cast<double*>(totals.mutable_data_ptr()));

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -123,7 +122,7 @@ class Trainer:
     def _train_mode(self) -> None:
         self.model.train()
         for module in self.model.modules() if self.freeze_norm else ():
-            if isinstance(module, _BatchNorm):
+            if getattr(module, "running_mean", None) is not None:
                 module.eval()
 
     def _losses(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from openseg import _ext
 
 AUTO = os.environ.get("OPENSEG_BACKEND", "auto")
+_MOST_REGIONS = 256  # of a pixel, on a GPU
 _NAMES = ("auto", "reference", "cpp", "cuda", "triton")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Triton reads it when it is imported, and runs kernels on a CPU then, one program after another
@@ -66,6 +67,23 @@ def triton_obstacle(tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> st
     if tensor.dtype not in dtypes:
         return f"it serves {', '.join(map(str, dtypes))}, this tensor is {tensor.dtype}"
     return None
+
+
+def allows_tf32() -> bool:
+    """Whether torch's switch lets products of float32 on NVIDIA GPUs round their factors to TF32.
+
+    The new form of the switch makes the old one unreadable, and Dynamo reads the old one alone.
+    """
+    if torch.compiler.is_compiling():
+        return torch.backends.cuda.matmul.allow_tf32
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def regions_obstacle(regions: int) -> str | None:
+    """Why GPU kernels, which hold all scores of a pixel, cannot serve so many regions."""
+    if regions <= _MOST_REGIONS:
+        return None
+    return f"it serves {_MOST_REGIONS} regions at most, got {regions}"
 
 
 def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> str:

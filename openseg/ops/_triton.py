@@ -6,7 +6,7 @@ compiled graph. Triton itself is imported at the first call.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 _LIBRARY = torch.library.Library("openseg_triton", "DEF")
 _PROGRAMS = 256  # enough for the multiprocessors of any GPU; fixed, so that sums keep their order
-_MOST_REGIONS = 256
 
 
 def operator(folder: str, schema: str, fake: Callable[..., Any]) -> Any:
@@ -37,9 +36,9 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
     kernel[grid](*arguments, enable_fp_fusion=True, **options)
 
 
-def precision() -> str:
-    """The `input_precision` of tl.dot for float32: TF32 only where torch's own switch allows it."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+def precision(allow_tf32: bool) -> str:
+    """The `input_precision` of tl.dot for float32."""
+    return "tf32" if allow_tf32 else "ieee"
 
 
 def shared_memory(tensor: Tensor) -> int:
@@ -82,20 +81,13 @@ def strides(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.stride(0), pixel, tensor.stride(1)
 
 
-def regions_obstacle(regions: int) -> str | None:
-    """Why kernels that hold all scores of a pixel cannot serve so many regions."""
-    if regions <= _MOST_REGIONS:
-        return None
-    return f"its programs hold the scores of {_MOST_REGIONS} regions at most, got {regions}"
-
-
-def cell_pixels(size: tuple[int, int], out: tuple[int, int]) -> int:
+def cell_pixels(size: Sequence[int], out: Sequence[int]) -> int:
     """The most output pixels that lie between four neighbours of an input map."""
     down, across = (min(o, -(-o // max(1, i - 1)) + 1) for i, o in zip(size, out, strict=True))
     return down * across
 
 
-def upsampling_obstacle(size: tuple[int, int], out: tuple[int, int]) -> str | None:
+def upsampling_obstacle(size: Sequence[int], out: Sequence[int]) -> str | None:
     """Why kernels cannot count positions of this upsampling in 32 bits."""
     if all(i * o < 1 << 29 for i, o in zip(size, out, strict=True)):
         return None

@@ -14,7 +14,7 @@ from openseg.config import load_config
 from openseg.data import FolderDataset
 from openseg.data.first_look import look_at_samples
 from openseg.errors import DataError
-from openseg.models import SegmentationOutput
+from openseg.models import SegmentationModel, SegmentationOutput
 from tests.data import miniature
 
 WORDS = (
@@ -23,15 +23,12 @@ WORDS = (
 )
 
 
-class TinyNet(nn.Module):
-    """The shape of a network, built and trained in milliseconds."""
-
-    align_corners, in_channels = True, 3
+class TinyNet(SegmentationModel):
+    """A network that is built and trained in milliseconds."""
 
     def __init__(self, name, backbone, num_classes, **_):
-        super().__init__()
+        super().__init__(nn.Conv2d(3, 8, 3, stride=4), num_classes)
         self.arguments = {"name": name, "backbone": backbone}
-        self.backbone = nn.Conv2d(3, 8, 3, stride=4)
         self.head, self.aux = nn.Conv2d(8, num_classes, 1), nn.Conv2d(8, num_classes, 1)
 
     def forward(self, images):

@@ -52,19 +52,24 @@ def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:
 
 
 def map_of(array: np.ndarray, dtype: str) -> dict[str, Any]:
-    """The fields of a struct Map for an array [B, C, H, W]."""
-    batch, channels, height, width = array.shape
-    in_batch, in_channel, _, in_pixel = (stride // array.itemsize for stride in array.strides)
+    """The fields of a struct Map for an array [B, C, H, W] or [B, C, N]."""
+    batch, channels, *size = array.shape
+    steps = [step // array.itemsize for step in array.strides]
     return {
         "data": array,
         "dtype": dtype,
         "batch": batch,
         "channels": channels,
-        "pixels": height * width,
-        "stride_batch": in_batch,
-        "stride_channel": in_channel,
-        "stride_pixel": in_pixel,
+        "pixels": int(np.prod(size)),
+        "stride_batch": steps[0],
+        "stride_channel": steps[1],
+        "stride_pixel": steps[-1],
     }
+
+
+def as_map(values: np.ndarray, dtype: str, channels_last: bool) -> np.ndarray:
+    """An array [B, C, N] in a layout of its own, exactly as long as it has to be."""
+    return laid_out(encode(values, dtype)[:, :, None], channels_last)[:, :, 0]
 
 
 def upsampling(size: int, out: int, align_corners: bool) -> np.ndarray:

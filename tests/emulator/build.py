@@ -8,6 +8,7 @@ small change compiles one file.
 import fcntl
 import hashlib
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "emulator"
-COMPILER = os.environ.get("CXX", "g++")
+COMPILER = shlex.split(os.environ.get("CXX", "g++"))
 COMMON = [
     "-std=c++20",
     "-fPIC",
@@ -38,7 +39,9 @@ MODES = {
 # What costs a minute and seldom tells anything new.
 THOROUGH = os.environ.get("OPENSEG_THOROUGH_TESTS") == "1"
 WHY_NOT_THOROUGH = "one of many like it: OPENSEG_THOROUGH_TESTS=1 runs them all"
-RUNTIME = [HERE / "emulator.cpp", HERE / "launchers.cpp", HERE / "primitives.cu"]
+RUNTIME = [
+    HERE / name for name in ("emulator.cpp", "tensor_cores.cpp", "launchers.cpp", "primitives.cu")
+]
 
 
 def kernel_sources() -> list[Path]:
@@ -68,21 +71,36 @@ def made_once(result: Path) -> Iterator[Path | None]:
         partial.replace(result)
 
 
-def _object(source: Path, text: str, mode: str) -> Path:
-    """The object of `source` with `text` in place of what the file holds."""
-    flags = [*COMMON, *MODES[mode]]
+def _overlay(headers: dict[Path, str]) -> Path:
+    """A folder with new texts of headers under csrc, to be searched before it."""
+    key = hashlib.sha256(repr(sorted(headers.items())).encode())
+    folder = BUILD / f"headers-{key.hexdigest()[:16]}"
+    for header, text in headers.items():
+        file = folder / header.relative_to(ROOT / "csrc")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder
+
+
+def _object(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Path:
+    """The object of `source` with `text` in place of what the file holds, and of headers' texts."""
+    included = {h: t for h, t in headers.items() if f'/{h.name}"' in text}
+    overlay = [f"-I{_overlay(included)}"] if included else []
+    flags = [*overlay, *COMMON, *MODES[mode]]
+    if mode == "asan" and source.suffix == ".cpp":
+        flags.append("-O1")  # the emulator itself takes longer to run than to be optimised
     if mode == "race" and source.suffix == ".cu":
         flags.append("-fsanitize=thread")
-    changed = text != source.read_text()
+    changed = bool(included) or text != source.read_text()
     flags += ["-w"] if changed else WARNINGS
-    key = hashlib.sha256(headers_hash() + " ".join([COMPILER, *flags, text]).encode())
+    key = hashlib.sha256(headers_hash() + " ".join([*COMPILER, *flags, text]).encode())
     result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
     with made_once(result) as partial:
         if partial is not None and changed:
             source = result.with_suffix(source.suffix)
             source.write_text(text)
         if partial is not None:
-            run([COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), str(source)])
+            run([*COMPILER, *flags, "-x", "c++", "-c", "-o", str(partial), str(source)])
     return result
 
 
@@ -94,16 +112,19 @@ def run(command: list[str]) -> str:
 
 
 def library(mode: str, changed: dict[Path, str] | None = None) -> Path:
-    """The library of all kernels; `changed` has new texts of sources."""
+    """The library of all kernels; `changed` has new texts of sources and of their headers."""
     detector = [HERE / "race.cpp"] if mode == "race" else []
     sources = [*RUNTIME, *detector, *kernel_sources()]
-    texts = [(changed or {}).get(source) or source.read_text() for source in sources]
+    changed = changed or {}
+    texts = [changed.get(source) or source.read_text() for source in sources]
+    headers = {file: text for file, text in changed.items() if file not in sources}
+    count = len(sources)
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(_object, sources, texts, [mode] * len(sources)))
+        objects = list(pool.map(_object, sources, texts, [mode] * count, [headers] * count))
     key = hashlib.sha256(" ".join(map(str, objects)).encode())
     result = BUILD / f"kernels-{mode}-{key.hexdigest()[:16]}.so"
     with made_once(result) as partial:
         if partial is not None:
             flags = MODES["asan"] if mode == "asan" else []
-            run([COMPILER, "-shared", *flags, "-o", str(partial), *map(str, objects)])
+            run([*COMPILER, "-shared", *flags, "-o", str(partial), *map(str, objects)])
     return result

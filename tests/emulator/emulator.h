@@ -18,6 +18,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __grid_constant__
 #define __launch_bounds__(...)
 
 struct dim3 {
@@ -61,6 +62,7 @@ struct Fragments {
 
 void combine_mma_bfloat16(void* const* lanes);
 void combine_mma_float16(void* const* lanes);
+void combine_mma_tf32(void* const* lanes);
 void combine_matrices(void* const* lanes);
 void combine_transposed_matrices(void* const* lanes);
 
@@ -99,6 +101,18 @@ inline float float_from_bits(uint32_t bits) {
   return value;
 }
 
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// Half a unit of TF32 is added to the magnitude; infinity and NaN stay what they are.
+inline uint32_t round_to_tf32(float value) {
+  const uint32_t bits = bits_of(value);
+  return std::isfinite(value) ? (bits + 0x1000) & ~0x1fffu : bits;
+}
+
 float to_float(float16 value);
 
 float16 to_float16(float value);
@@ -108,12 +122,23 @@ inline void store(float* to, float value) {
   *to = value;
 }
 
+// Not the result of the call itself: the race detector does not see a call that writes to memory.
 inline void store(float16* to, float value) {
-  *to = to_float16(value);
+  to->bits = to_float16(value).bits;
 }
 
 inline void store(bfloat16* to, float value) {
-  *to = to_bfloat16(value);
+  to->bits = to_bfloat16(value).bits;
+}
+
+template <typename T>
+void store_pair(T* to, float first, float second) {
+  struct alignas(2 * sizeof(T)) Pair {
+    T values[2];
+  } pair;
+  store(&pair.values[0], first);
+  store(&pair.values[1], second);
+  *reinterpret_cast<Pair*>(to) = pair;
 }
 
 inline float exp_fast(float x) {
@@ -131,9 +156,10 @@ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
   std::memcpy(mine.a, a, sizeof a);
   std::memcpy(mine.b, b, sizeof b);
   std::memcpy(mine.d, d, sizeof d);
-  emulator::collective(
-      "mma", line, &mine,
-      std::is_same_v<T, bfloat16> ? emulator::combine_mma_bfloat16 : emulator::combine_mma_float16);
+  emulator::collective("mma", line, &mine,
+                       std::is_same_v<T, float>      ? emulator::combine_mma_tf32
+                       : std::is_same_v<T, bfloat16> ? emulator::combine_mma_bfloat16
+                                                     : emulator::combine_mma_float16);
   std::memcpy(d, mine.d, sizeof d);
 }
 

@@ -74,7 +74,10 @@ class Kernels:
         )
 
     def call(self, launcher: str, operator: str, *others: Any, **structs: dict[str, Any]) -> None:
-        """Calls `launcher` with these structs, then others: arrays as pointers, dtypes by name."""
+        """Calls `launcher` with these structs, then with plain arguments of C.
+
+        Within structs, arrays are passed as pointers, dtypes by name.
+        """
         filled = [_filled(call_struct(operator, name), fields) for name, fields in structs.items()]
         self.call_plainly(launcher, *map(ctypes.byref, filled), *others)
 

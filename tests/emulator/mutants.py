@@ -6,7 +6,10 @@ A mode that lets one of them pass has lost its eyes.
 
 from typing import NamedTuple
 
-ASAN = r"AddressSanitizer: (heap-buffer-overflow|SEGV|use-after-poison|unknown-crash)"
+ASAN = (
+    "AddressSanitizer: "
+    "(heap-buffer-overflow|heap-use-after-free|SEGV|use-after-poison|unknown-crash)"
+)
 MISALIGNED = "misaligned address"
 RACE_READ = "race, read after write"
 RACE_WRITE = "race, write after (read|write)"
@@ -18,5 +21,6 @@ class Mutant(NamedTuple):
     mistake: str
     mode: str
     report: str  # what the output of the run has to match
-    old: str  # occurs once in the operator's .cu
+    old: str  # occurs once in the source
     new: str
+    source: str | None = None  # in csrc, where it is not <operator>/cuda/<operator>.cu

@@ -1,55 +1,88 @@
 // SPDX-License-Identifier: MIT
-// A product of small integers, exact in every format, by copy_async, load_matrices and mma: the
+// Products of small integers, exact in every format, by copy_async, load_matrices and mma: the
 // first thing to run on a new GPU, for the layouts of all three are wrong together or right
 // together.
 #include <exception>
 #include <string>
 
-#include "common/device.cuh"
+#include "common/fragments.cuh"
 
 namespace openseg {
 namespace {
 
+constexpr int size = 16;  // rows of a, columns of b
 constexpr int depth = 32;
 
 struct Product {
-  const uint16_t* a;  // [16, valid]
-  const uint16_t* b;  // [depth, 8]
-  float* c;           // [16, 8]
-  int valid;          // columns of a, a multiple of 8; the others are zeros
+  const void* a;  // [size, valid]
+  const void* b;  // [depth, size]
+  float* c;       // [3, size, size]: a b, a aT and bT b
+  int valid;      // columns of a, a multiple of 8; the others are zeros
 };
+
+template <typename T>
+__device__ void copy_tile(T* to, int columns, const void* from, int valid, int rows) {
+  constexpr int numbers = 16 / sizeof(T);
+  for (int piece = lane_index(); piece < rows * columns / numbers; piece += warp_size) {
+    const int row = piece / (columns / numbers);
+    const int column = piece % (columns / numbers) * numbers;
+    copy_async(&to[row * columns + column], static_cast<const T*>(from) + row * valid + column,
+               column < valid);
+  }
+  commit_copies();
+}
+
+__device__ void write(float* to, const float (&c)[2][4]) {
+  for (int half = 0; half < 2; ++half) {
+    for (int e = 0; e < 4; ++e) {
+      const int row = lane_index() / 4 + 8 * (e / 2);
+      to[row * size + 8 * half + 2 * (lane_index() % 4) + e % 2] = c[half][e];
+    }
+  }
+}
 
 template <typename T>
 __global__ void __launch_bounds__(warp_size) product_kernel(Product product) {
   SharedMemory shared;
-  uint16_t* const a = shared.take<uint16_t>(16 * depth);
-  uint16_t* const b = shared.take<uint16_t>(depth * 8);
-  const int lane = lane_index();
-  for (int piece = lane; piece < 16 * depth / 8; piece += warp_size) {
-    const int row = piece / (depth / 8);
-    const int column = piece % (depth / 8) * 8;
-    copy_async(&a[row * depth + column], &product.a[row * product.valid + column],
-               column < product.valid);
-  }
-  commit_copies();
-  copy_async(&b[lane * 8], &product.b[lane * 8], true);
-  commit_copies();
+  T* const a = shared.take<T>(size * depth);
+  T* const b = shared.take<T>(depth * size);
+  copy_tile(a, depth, product.a, product.valid, size);
+  copy_tile(b, size, product.b, size, depth);
   wait_for_copies<1>();
   sync_warp();
-  uint32_t left[2][4];
-  for (int step = 0; step < 2; ++step) {
-    load_matrices<false>(left[step], &a[lane % 16 * depth + step * 16 + lane / 16 * 8]);
+  constexpr int steps = depth / step_depth<T>;
+  uint32_t left[steps][4];
+  float gram[2][4] = {};
+  for (int step = 0; step < steps; ++step) {
+    load_left(left[step], a + step * step_depth<T>, depth);
+    uint32_t right[2][2];
+    load_right_transposed(right, a + step * step_depth<T>, depth);
+    multiply<T>(gram[0], left[step], right[0]);
+    multiply<T>(gram[1], left[step], right[1]);
   }
   wait_for_copies<0>();
   sync_warp();
-  uint32_t right[4];
-  load_matrices<true>(right, &b[lane * 8]);
-  float c[4] = {};
-  mma<T>(c, left[0], {right[0], right[1]});
-  mma<T>(c, left[1], {right[2], right[3]});
-  for (int e = 0; e < 4; ++e) {
-    product.c[(lane / 4 + 8 * (e / 2)) * 8 + 2 * (lane % 4) + e % 2] = c[e];
+  float c[2][4] = {};
+  float other_gram[2][4] = {};
+  for (int step = 0; step < steps; ++step) {
+    const T* const rows = b + step * step_depth<T> * size;
+    uint32_t right[2][2];
+    load_right(right, rows, size);
+    uint32_t turned[4];
+    load_left_transposed(turned, rows, size);
+    for (int half = 0; half < 2; ++half) {
+      multiply<T>(c[half], left[step], right[half]);
+      multiply<T>(other_gram[half], turned, right[half]);
+    }
   }
+  write(product.c, c);
+  write(product.c + size * size, gram);
+  write(product.c + 2 * size * size, other_gram);
+}
+
+template <typename T>
+void run(const Product& call) {
+  launch(product_kernel<T>, 1, warp_size, 2 * size * depth * sizeof(T), nullptr, call);
 }
 
 std::string message;
@@ -57,14 +90,16 @@ std::string message;
 }  // namespace
 }  // namespace openseg
 
-extern "C" const char* product(const uint16_t* a, const uint16_t* b, float* c, int valid,
-                               bool is_bfloat16) {
+extern "C" const char* product(const void* a, const void* b, float* c, int valid, int dtype,
+                               bool tf32) {
   using namespace openseg;
   const Product call{a, b, c, valid};
-  const int64_t bytes = (16 * depth + depth * 8) * sizeof(uint16_t);
   try {
-    launch(is_bfloat16 ? product_kernel<bfloat16> : product_kernel<float16>, 1, warp_size, bytes,
-           nullptr, call);
+    if (tf32) {
+      run<tfloat32>(call);
+    } else {
+      OPENSEG_DISPATCH_FLOATING((DType)dtype, run<scalar_t>(call))
+    }
   } catch (const std::exception& error) {
     message = error.what();
     return message.c_str();

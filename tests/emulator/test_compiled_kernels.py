@@ -17,15 +17,25 @@ from tests.emulator import build
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 CHOSEN = "100"  # it is the first to be short of registers
-PRIMITIVES_INSTRUCTIONS = (
+INSTRUCTIONS = (
     "HMMA.16816.F32.BF16",
     "HMMA.16816.F32 ",
+    "HMMA.1688.F32.TF32",
     "LDSM.16.M88.4",
     "LDSM.16.MT88.4",
     "LDGSTS.E.BYPASS.128",
 )
 NVCC = shutil.which("nvcc")
 PRIMITIVES = build.HERE / "primitives.cu"
+PRODUCTS = [
+    build.ROOT / "csrc" / file
+    for file in (
+        "common/cuda/attention_backward.cu",
+        "common/cuda/attention_forward.cu",
+        "object_attention/cuda/object_attention.cu",
+        "spatial_gather/cuda/spatial_gather.cu",
+    )
+]
 SOURCES = [*build.kernel_sources(), PRIMITIVES]
 
 
@@ -65,9 +75,15 @@ def test_registers_suffice_and_float_sums_have_an_order(source: Path, architectu
     assert not re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F(?:16|32|64)\S*", assembly)
 
 
-@pytest.mark.parametrize("instruction", PRIMITIVES_INSTRUCTIONS)
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
 def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
     assert instruction in compiled(PRIMITIVES, "80")
+
+
+@pytest.mark.parametrize("source", PRODUCTS, ids=lambda path: path.stem)
+def test_products_and_copies_are_the_instructions_meant(source: Path) -> None:
+    assembly = compiled(source, CHOSEN)
+    assert [instruction for instruction in INSTRUCTIONS if instruction not in assembly] == []
 
 
 def compiled(source: Path, architecture: str) -> str:

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from openseg.ops.upsample_cross_entropy import autograd, reference
+from openseg.ops.upsample_cross_entropy import Ohem, autograd, reference
 from tests.emulator import build
 from tests.emulator.kernels import Kernels
 from tests.emulator.operators.upsample_cross_entropy import CrossEntropyCall
@@ -16,25 +16,29 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.ops.openseg.upsample_cross_entropy and its backward, for contiguous CPU tensors."""
     kernels = Kernels(str(build.library("plain")))
 
-    def ran_forward(logits, target, weight, align_corners, ignore_index, smoothing):
+    def ran_forward(logits, target, weight, align_corners, ignore_index, smoothing, ohem=None):
         assert ignore_index == 255
         size = tuple(target.shape[1:])
         call = CrossEntropyCall(
             logits.detach().double().numpy(), size, align_corners, "float32", False
         )
         weights = None if weight is None else weight.numpy()
-        return call, *call.forward(kernels, target.numpy(), weights, smoothing)
+        return call, *call.forward(kernels, target.numpy(), weights, smoothing, ohem)
 
     def forward(logits, target, weight, *options):
-        *problem, ohem, _, _, each = options
-        assert ohem == ""
-        call, loss, totals = ran_forward(logits, target, weight, *problem)
+        *problem, variant, thresh, min_kept, each = options
+        ohem = {"openseg": variant == "openseg", "thresh": thresh, "min_kept": min_kept}
+        call, loss, totals = ran_forward(
+            logits, target, weight, *problem, ohem if variant else None
+        )
         shown = torch.from_numpy(loss) if each else torch.empty(0)
         return shown, torch.from_numpy(call.lse), torch.empty(0), torch.from_numpy(totals)
 
     def backward(logits, target, weight, lse, scale, *problem):
         call, _, _ = ran_forward(logits, target, weight, *problem)
-        assert (lse.numpy() == call.lse).all()
+        kept = torch.isfinite(lse).numpy()
+        assert (lse.numpy()[kept] == call.lse[kept]).all()
+        call.lse[~kept] = torch.inf
         return torch.from_numpy(call.backward(kernels, scale.numpy())).to(logits.dtype)
 
     monkeypatch.setattr(autograd, "KERNEL", forward)
@@ -44,14 +48,15 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("emulated")
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_agrees_with_the_reference(reduction: str, weighted: bool) -> None:
+@pytest.mark.parametrize("ohem", [None, Ohem(0.3, 50), Ohem(0.3, 50, "ocnet")])
+def test_agrees_with_the_reference(reduction: str, weighted: bool, ohem: Ohem | None) -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 3, 4, requires_grad=True)
     target = torch.randint(0, 5, (2, 13, 17))
     target[torch.rand(target.shape) < 0.3] = 255
     target[1, 2, 3] = target[1, 0, 16] = 5
     weight = torch.rand(5) if weighted else None
-    arguments = (logits, target, weight, True, 255, 0.1, None, reduction)
+    arguments = (logits, target, weight, True, 255, 0.1, ohem, reduction)
     ours, invalid = autograd.UpsampleCrossEntropy.apply(*arguments, "cuda")
     theirs, expected_invalid = reference.upsample_cross_entropy(*arguments)
     assert invalid.tolist() == expected_invalid.tolist() == [2, 13 * 17 + 16]

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openseg.ops import Ohem, _backend, upsample_cross_entropy
+from openseg.ops import upsample_cross_entropy
 
 # B, K, h, w, H, W
 SHAPES = [(1, 2, 1, 1, 1, 1), (2, 5, 3, 4, 7, 9), (1, 19, 5, 5, 33, 17), (2, 3, 6, 6, 4, 5)]
@@ -145,18 +145,6 @@ def test_tensors_on_other_devices_are_named():
         upsample_cross_entropy(logits, target.to("meta"))
     with pytest.raises(ValueError, match="a weight on meta"):
         upsample_cross_entropy(logits, target, weight=torch.ones(3, device="meta"))
-
-
-def test_cuda_says_that_it_does_not_mine(monkeypatch, caplog):
-    """As if the tensors were on a GPU: the reason is an error by name, and logged for auto."""
-    monkeypatch.setattr(_backend, "cuda_obstacle", lambda *_: None)
-    logits, target = case(*SHAPES[1], torch.float32)
-    with pytest.raises(RuntimeError, match=r"does not mine hard pixels \(ohem\)"):
-        upsample_cross_entropy(logits, target, ohem=Ohem(), backend="cuda")
-    caplog.set_level("DEBUG", "openseg")
-    upsample_cross_entropy(logits, target, ohem=Ohem())
-    assert "upsample_cross_entropy: cuda" not in caplog.text
-    assert "does not mine hard pixels" in caplog.text
 
 
 def test_target_of_floats_is_a_type_error():

@@ -24,29 +24,14 @@ int64_t tree_bytes(int width) {
   return 2 * width * threads * sizeof(float);
 }
 
-struct Moments {
-  double count = 0;
-  double mean = 0;
-  double squares = 0;  // about the mean
-
-  __device__ void add(double more, double other_mean, double other_squares) {
-    if (more > 0) {
-      const double all = count + more;
-      const double share = more / all;
-      const double difference = other_mean - mean;
-      mean += share * difference;
-      squares += other_squares + count * share * difference * difference;
-      count = all;
-    }
-  }
-};
-
 struct StatisticsCall {
   Map x;
   Split split;
   const double* known;
   double* statistics;
   float* partials;
+  double count;  // values of a channel
+  double share;  // of one of them: a division in float64 would spill there
 };
 
 // Squares about the first value of the slab: that it may be far out only matters as much as it
@@ -97,42 +82,47 @@ __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(Statistics
   }
 }
 
-// A thread for each channel and part of the slabs; the first part adds up.
+// A thread for each channel and part of the slabs; the first part adds up. All in float64, about
+// the shift of the first slab.
 __global__ void __launch_bounds__(threads) inplace_abn_statistics_kernel(StatisticsCall call) {
   SharedMemory shared;
-  double* const parts = shared.take<double>(3 * threads);
+  double* const parts = shared.take<double>(2 * threads);
   const int64_t channels = call.x.channels;
   const int64_t channel = blockIdx.x * warp_size + lane_index();
-  Moments moments;
-  if (channel < channels && !call.known) {
-    const int64_t kind = (int64_t)call.split.all_slabs * channels;
+  const bool summed = channel < channels && !call.known && call.split.all_slabs > 0;
+  const float* const partials = call.partials + channel;
+  const double shift = summed ? partials[0] : 0.0f;
+  double sum = 0;
+  double square = 0;
+  if (summed) {
+    const int64_t kind = call.split.all_slabs * channels;
+#pragma unroll 2  // unrolled further, it spills
     for (int slab = warp_index(); slab < call.split.all_slabs; slab += sum_parts) {
-      const float* const partial = &call.partials[slab * channels + channel];
+      const float* const partial = partials + slab * channels;
       const int64_t left = call.x.pixels - (int64_t)(slab % call.split.slabs) * call.split.slab;
       const double count = left < call.split.slab ? (double)left : (double)call.split.slab;
-      const double sum = partial[kind];
-      const double offset = sum / count;
-      moments.add(count, partial[0] + offset, partial[2 * kind] - sum * offset);
+      const double offset = partial[0] - shift;
+      sum += partial[kind] + count * offset;
+      square += partial[2 * kind] + offset * (2.0 * partial[kind] + count * offset);
     }
   }
-  parts[threadIdx.x] = moments.count;
-  parts[threads + threadIdx.x] = moments.mean;
-  parts[2 * threads + threadIdx.x] = moments.squares;
+  parts[threadIdx.x] = sum;
+  parts[threads + threadIdx.x] = square;
   sync_block();
   if (warp_index() != 0 || channel >= channels) {
     return;
   }
   for (int part = 1; part < sum_parts; ++part) {
-    const double* const other = &parts[part * warp_size + threadIdx.x];
-    moments.add(other[0], other[threads], other[2 * threads]);
+    sum += parts[part * warp_size + threadIdx.x];
+    square += parts[threads + part * warp_size + threadIdx.x];
   }
-  if (call.known) {
-    moments = {call.known[2 * channels + channel], call.known[channel], 0};
-  }
-  const double variance = moments.count > 0 ? moments.squares / moments.count : 0;
-  call.statistics[channel] = moments.mean;
-  call.statistics[channels + channel] = call.known ? call.known[channels + channel] : variance;
-  call.statistics[2 * channels + channel] = moments.count;
+  const double offset = call.share * sum;
+  const double variance = call.share * (square - sum * offset);
+  const double* const known = call.known;
+  double* const to = call.statistics + channel;
+  to[0] = known ? known[channel] : shift + offset;
+  to[channels] = known ? known[channels + channel] : variance < 0 ? 0 : variance;
+  to[2 * channels] = known ? known[2 * channels + channel] : call.count;
 }
 
 struct ForwardCall {
@@ -400,7 +390,11 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
   });
 }
 
-void find_statistics(const StatisticsCall& call, void* stream) {
+void find_statistics(const Map& x, const double* known, double* statistics, float* partials,
+                     void* stream) {
+  const double count = (double)(x.batch * x.pixels);
+  const StatisticsCall call{
+      x, split_of(x), known, statistics, partials, count, count > 0 ? 1 / count : 0};
   if (!call.known) {
     OPENSEG_DISPATCH_FLOATING(call.x.dtype, {
       const bool wide = in_vectors<scalar_t>(call.x);
@@ -413,7 +407,7 @@ void find_statistics(const StatisticsCall& call, void* stream) {
     })
   }
   launch(inplace_abn_statistics_kernel, ceil_div(call.x.channels, warp_size), threads,
-         3 * threads * sizeof(double), stream, call);
+         2 * threads * sizeof(double), stream, call);
 }
 
 // What blocks need for coefficients of their channels.
@@ -452,11 +446,11 @@ int64_t inplace_abn_partials(const Map& map) {
 }
 
 void inplace_abn_statistics_cuda(const Map& x, double* statistics, float* partials, void* stream) {
-  find_statistics({x, split_of(x), nullptr, statistics, partials}, stream);
+  find_statistics(x, nullptr, statistics, partials, stream);
 }
 
 void inplace_abn_cuda(const InPlaceAbn& abn, float* partials, void* stream) {
-  find_statistics({abn.x, split_of(abn.x), abn.known, abn.statistics, partials}, stream);
+  find_statistics(abn.x, abn.known, abn.statistics, partials, stream);
   OPENSEG_DISPATCH_FLOATING(abn.x.dtype, {
     const bool wide = in_vectors<scalar_t>(abn.x, abn.z);
     const int width = wide ? widest<scalar_t> : 1;

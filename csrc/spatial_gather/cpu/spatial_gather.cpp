@@ -102,11 +102,7 @@ class Forward {
       }
     });
     for (int64_t k = 0; k < regions; ++k) {
-      greatest[k] = lowest;
-      for (int lane = 0; lane < lanes; ++lane) {
-        const float value = lanes_[k * lanes + lane];
-        greatest[k] = value > greatest[k] ? value : greatest[k];
-      }
+      greatest[k] = max_of(load<vfloat>(lanes_ + k * lanes));
     }
     std::memset(lanes_, 0, regions * lanes * sizeof(float));
     std::memset(partial_.sums(partial), 0, regions * partial_.pitch * sizeof(float));

@@ -105,6 +105,12 @@ __device__ float down(float top, float bottom, float weight) {
   return (1.0f - weight) * top + weight * bottom;
 }
 
+// Of the true class, for mining: -1 for a pixel that does not take part, 0 for a NaN.
+__device__ float probability_of(float picked, float lse) {
+  const float log_p = picked - lse;
+  return log_p == log_p ? exp_fast(log_p < 0.0f ? log_p : 0.0f) : 0.0f;
+}
+
 struct Totals {
   float loss;
   float weight;
@@ -155,11 +161,12 @@ __device__ Totals forward_rows(const ForwardCall& call, int column, int upper, i
       continue;
     }
     const int64_t pixel = pixel_index(call, begin + row, column);
+    // An infinite logit gives NaN, as in torch: infinity marks pixels that do not count.
+    const float finite = best[row] < infinity() ? best[row] + log_fast(sum[row]) : not_a_number();
     float loss = 0;
     float lse = infinity();
     if (labels[row] >= 0) {
-      // An infinite logit gives NaN, as in torch: infinity marks pixels that do not count.
-      lse = best[row] < infinity() ? best[row] + log_fast(sum[row]) : not_a_number();
+      lse = finite;
       const float weight = class_weight(call, labels[row]);
       loss = weight * (lse - picked[row]);
       if (smoothing > 0) {
@@ -174,6 +181,15 @@ __device__ Totals forward_rows(const ForwardCall& call, int column, int upper, i
     call.result.lse[pixel] = lse;
     if (call.result.loss) {
       call.result.loss[pixel] = loss;
+    }
+    if (call.result.probability) {
+      float probability = -1.0f;
+      if (labels[row] >= 0) {
+        probability = probability_of(picked[row], finite);
+      } else if (pixel == 0 && call.result.first_enters) {
+        probability = probability_of(down(logits.top(0), logits.bottom(0), weights[row]), finite);
+      }
+      call.result.probability[pixel] = probability;
     }
   }
   return totals;
@@ -386,7 +402,7 @@ int64_t upsample_cross_entropy_partials(const UpsampleCrossEntropy& loss) {
   return (int64_t)grid.x * grid.y * grid.z;
 }
 
-void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& loss,
+void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& loss, const Ohem* ohem,
                                  const CrossEntropyForwardCuda& result, void* stream) {
   const ForwardCall call{make_problem(loss), result};
   SharedMemory measure(nullptr);
@@ -394,6 +410,9 @@ void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& loss,
   OPENSEG_DISPATCH_FLOATING(
       loss.dtype, launch(upsample_cross_entropy_forward_kernel<scalar_t>, forward_grid(loss),
                          threads, measure.bytes(), stream, call))
+  if (ohem) {
+    mine_hard_pixels_cuda(loss, *ohem, result, stream);
+  }
   const Sum sum{result, upsample_cross_entropy_partials(loss)};
   launch(upsample_cross_entropy_sum_kernel, 2, sum_threads, warp_size * sizeof(float), stream, sum);
 }

@@ -5,11 +5,17 @@
 
 namespace openseg {
 
-// lse is that of CrossEntropyForward. totals: sum of the loss, its divisor, number of labels out of
-// range, position of the first.
+constexpr int ohem_passes = 3;
+constexpr int ohem_bins = 1 << 11;
+
+// lse and probability are those of CrossEntropyForward. totals: sum of the loss, its divisor,
+// number of labels out of range, position of the first.
 struct CrossEntropyForwardCuda {
-  float* loss;       // [batch, out_height, out_width] or null
-  float* lse;        // [batch, out_height, out_width]
+  float* loss;         // [batch, out_height, out_width] or null
+  float* lse;          // [batch, out_height, out_width]
+  float* probability;  // [batch, out_height, out_width] where hard pixels are mined, or null
+  bool first_enters;
+  uint32_t* counts;  // [ohem_passes, ohem_bins], zeros: scratch of mining
   float* partials;   // [2, upsample_cross_entropy_partials], scratch
   int64_t* invalid;  // [2], zeros: scratch
   double* totals;    // [4]
@@ -17,10 +23,15 @@ struct CrossEntropyForwardCuda {
 
 // These only enqueue work on `stream`, a cudaStream_t; pointers are to memory of the current
 // device.
-void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& call,
+// `ohem` may be null; else there is a loss and a probability for each pixel.
+void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& call, const Ohem* ohem,
                                  const CrossEntropyForwardCuda& result, void* stream);
 void upsample_cross_entropy_backward_cuda(const UpsampleCrossEntropy& call,
                                           const CrossEntropyBackward& result, void* stream);
+
+// A part of upsample_cross_entropy_cuda: takes the pixels that are not hard out of the result.
+void mine_hard_pixels_cuda(const UpsampleCrossEntropy& call, const Ohem& ohem,
+                           const CrossEntropyForwardCuda& result, void* stream);
 
 int64_t upsample_cross_entropy_partials(const UpsampleCrossEntropy& call);
 

@@ -35,7 +35,7 @@ def interlaced_attention(
         scale: factor on the scores; None is D ** -0.5.
         groups: (p, q).
         kind: "long" or "short".
-        backend: "auto", "triton" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -55,9 +55,11 @@ def interlaced_attention(
     if scale is None:
         scale = query.shape[1] ** -0.5
     query, key, value = cast_attention_maps(query, key, value)
-    obstacles = attention_obstacles(query, key, value)
+    obstacles = attention_obstacles(autograd.FORWARD, query, key, value)
     chosen = _backend.choose("interlaced_attention", backend, obstacles)
     if chosen == "reference":
         return reference.interlaced_attention(query, key, value, scale, groups, kind)
     other = None if key is query else key
-    return autograd.InterlacedAttention.apply(query, other, value, scale, list(groups), kind)
+    return autograd.InterlacedAttention.apply(
+        query, other, value, scale, list(groups), kind, chosen
+    )

@@ -5,17 +5,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg.ops import _flops, _triton
+from openseg import _ext
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops.self_attention.autograd import empty_attention, empty_gradients
 
 
-def _fake_forward(query, key, value, scale, groups, kind):
+def _fake_forward(query, key, value, scale, groups, kind, allow_tf32=False):
     return empty_attention(query, value)
 
 
-def _fake_backward(grad, query, key, value, out, statistics, scale, groups, kind):
+def _fake_backward(grad, query, key, value, out, statistics, scale, groups, kind, allow_tf32=False):
     return empty_gradients(query, key, value)
 
+
+FORWARD = _ext.operator("interlaced_attention")
+BACKWARD = _ext.operator("interlaced_attention_backward")
+
+if FORWARD is not None:
+    torch.library.register_fake("openseg::interlaced_attention")(_fake_forward)
+    torch.library.register_fake("openseg::interlaced_attention_backward")(_fake_backward)
 
 _TRITON_FORWARD = _triton.operator(
     "interlaced_attention",
@@ -46,8 +54,8 @@ def _flops_backward(grad, query, key, value, out, statistics, scale, groups, kin
     return _flops.attention_backward(_pairs(query, groups, kind), query[1], value[1])
 
 
-_flops.register(_flops_forward, _TRITON_FORWARD)
-_flops.register(_flops_backward, _TRITON_BACKWARD)
+_flops.register(_flops_forward, FORWARD, _TRITON_FORWARD)
+_flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
 
 
 class InterlacedAttention(torch.autograd.Function):
@@ -62,15 +70,21 @@ class InterlacedAttention(torch.autograd.Function):
         scale: float,
         groups: list[int],
         kind: str,
+        backend: str,
     ) -> Tensor:
-        out, statistics = _TRITON_FORWARD(query, key, value, scale, groups, kind)
-        ctx.save_for_backward(query, key, value, out, statistics)
+        ctx.backend = backend
         ctx.options = scale, groups, kind
+        if backend != "triton":
+            ctx.options = *ctx.options, _backend.allows_tf32()
+        run = _TRITON_FORWARD if backend == "triton" else FORWARD
+        out, statistics = run(query, key, value, *ctx.options)
+        ctx.save_for_backward(query, key, value, out, statistics)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         query, key, *saved = ctx.saved_tensors
-        grads = _TRITON_BACKWARD(grad, query, key, *saved, *ctx.options)
-        return grads[0], None if key is None else grads[1], grads[2], *[None] * 3
+        run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
+        grads = run(grad, query, key, *saved, *ctx.options)
+        return grads[0], None if key is None else grads[1], grads[2], *[None] * 4

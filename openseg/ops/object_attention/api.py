@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend, _triton
+from openseg.ops import _backend
 from openseg.ops.object_attention import autograd, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -28,7 +28,7 @@ def object_attention(
         key: [B, K, D].
         value: [B, K, Dv].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto", "triton", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -64,13 +64,13 @@ def object_attention(
 
 
 def _obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
-    one_dtype = None
+    mixed = None
     if not query.dtype == key.dtype == value.dtype:
-        one_dtype = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    many = _backend.regions_obstacle(key.shape[1])
     return {
-        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES)
-        or one_dtype
-        or _triton.regions_obstacle(key.shape[1]),
-        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or one_dtype,
+        "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed or many,
+        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or many,
+        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed,
         "reference": None,
     }

@@ -6,15 +6,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _flops, _triton
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops._layout import empty_map
 
 
-def _fake_forward(query, key, value, scale):
+def _fake_forward(query, key, value, scale, allow_tf32=False):
     return empty_map(query, value.shape[2])
 
 
-def _fake_backward(grad, query, key, value, scale):
+def _fake_backward(grad, query, key, value, scale, allow_tf32=False):
     grad_query = empty_map(query, query.shape[1])
     return grad_query, key.new_empty(key.shape), value.new_empty(value.shape)
 
@@ -28,13 +28,14 @@ if FORWARD is not None:
 
 _TRITON_FORWARD = _triton.operator(
     "object_attention",
-    "object_attention(Tensor query, Tensor key, Tensor value, float scale) -> Tensor",
+    "object_attention(Tensor query, Tensor key, Tensor value, float scale, bool allow_tf32=False)"
+    " -> Tensor",
     _fake_forward,
 )
 _TRITON_BACKWARD = _triton.operator(
     "object_attention",
-    "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale)"
-    " -> (Tensor, Tensor, Tensor)",
+    "object_attention_backward(Tensor grad, Tensor query, Tensor key, Tensor value, float scale,"
+    " bool allow_tf32=False) -> (Tensor, Tensor, Tensor)",
     _fake_backward,
 )
 
@@ -59,12 +60,12 @@ class ObjectAttention(torch.autograd.Function):
         ctx, query: Tensor, key: Tensor, value: Tensor, scale: float, backend: str
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.scale, ctx.backend = scale, backend
+        ctx.options, ctx.backend = (scale, _backend.allows_tf32()), backend
         run = _TRITON_FORWARD if backend == "triton" else FORWARD
-        return run(query, key, value, scale)
+        return run(query, key, value, *ctx.options)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
-        return *run(grad, *ctx.saved_tensors, ctx.scale), None, None
+        return *run(grad, *ctx.saved_tensors, *ctx.options), None, None

@@ -139,13 +139,15 @@ def object_attention_regions_kernel(
     )  # fmt: skip
 
 
-def object_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def object_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, allow_tf32: bool = False
+) -> Tensor:
     images, channels, height, width = query.shape
     regions, value_channels = value.shape[1:]
     out, query = empty_map(query, value_channels), walkable(query)
     if out.numel() == 0:
         return out
-    block_n, options = _options(query, regions)
+    block_n, options = _options(query, regions, allow_tf32)
     launch(
         object_attention_kernel, (triton.cdiv(height * width, block_n), images),
         query, key, value, out, height * width, regions, channels, value_channels, scale,
@@ -155,7 +157,12 @@ def object_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
 
 
 def object_attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, scale: float
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     images, channels, height, width = query.shape
     pixels, (regions, value_channels) = height * width, value.shape[1:]
@@ -166,7 +173,7 @@ def object_attention_backward(
     statistics = query.new_empty((images, 2, pixels), dtype=torch.float32)
     sizes = pixels, regions, channels, value_channels
     places = *strides(grad), *strides(query), *key.stride(), *value.stride()
-    block_n, options = _options(query, regions)
+    block_n, options = _options(query, regions, allow_tf32)
     launch(
         object_attention_query_kernel, (triton.cdiv(pixels, block_n), images),
         grad, query, key, value, grad_query, statistics, *sizes, scale, *places,
@@ -189,13 +196,13 @@ def object_attention_backward(
     return grad_query, key_parts.sum(0).to(key.dtype), value_parts.sum(0).to(value.dtype)
 
 
-def _options(query: Tensor, regions: int) -> tuple[int, dict]:
+def _options(query: Tensor, regions: int, allow_tf32: bool) -> tuple[int, dict]:
     """Pixels of a block, and the options of kernels that hold their scores of all regions."""
     half, block_k = query.element_size() == 2, power_of_two(regions)
     options = {
         "BLOCK_K": block_k,
         "BLOCK_C": 64 if half else 16,
-        "PRECISION": precision(),
+        "PRECISION": precision(allow_tf32),
         "num_warps": 4 if block_k <= 64 else 8,
         "num_stages": 2,
     }

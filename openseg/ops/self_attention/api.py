@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`self_attention`: the pixels of a map attend to all pixels of it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from openseg.ops import _backend
 from openseg.ops.self_attention import autograd, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MOST_TRITON_CHANNELS = 512
+_MOST_CHANNELS_ON_GPU = 512
 
 
 def self_attention(
@@ -28,7 +30,7 @@ def self_attention(
         query, key: [B, D, H, W].
         value: [B, Dv, H, W].
         scale: factor on the scores; None is D ** -0.5.
-        backend: "auto", "triton" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, Dv, H, W] in the dtype of the value and the layout of the query. Under autocast all
@@ -41,12 +43,12 @@ def self_attention(
     if scale is None:
         scale = query.shape[1] ** -0.5
     query, key, value = cast_attention_maps(query, key, value)
-    obstacles = attention_obstacles(query, key, value)
+    obstacles = attention_obstacles(autograd.FORWARD, query, key, value)
     chosen = _backend.choose("self_attention", backend, obstacles)
     if chosen == "reference":
         return reference.self_attention(query, key, value, scale)
     other = None if key is query else key
-    return autograd.SelfAttention.apply(query, other, value, scale)
+    return autograd.SelfAttention.apply(query, other, value, scale, chosen)
 
 
 def cast_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
@@ -56,17 +58,24 @@ def cast_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     return cast, other, value.to(_backend.autocast_dtype(value))
 
 
-def attention_obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
+def attention_obstacles(
+    kernel: Any, query: Tensor, key: Tensor, value: Tensor
+) -> dict[str, str | None]:
     """What stands in the way of each backend of the attention between pixels."""
-    triton = _backend.triton_obstacle(query, _KERNEL_DTYPES)
-    if triton is None and not query.dtype == key.dtype == value.dtype:
-        triton = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-    if triton is None and max(query.shape[1], value.shape[1]) > _MOST_TRITON_CHANNELS:
-        triton = (
-            f"its programs hold {_MOST_TRITON_CHANNELS} channels at most, "
+    mixed = many = None
+    if not query.dtype == key.dtype == value.dtype:
+        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    if max(query.shape[1], value.shape[1]) > _MOST_CHANNELS_ON_GPU:
+        many = (
+            f"its blocks hold {_MOST_CHANNELS_ON_GPU} channels at most, "
             f"got {query.shape[1]} and {value.shape[1]}"
         )
-    return {"triton": triton, "reference": None}
+    return {
+        "cuda": _backend.cuda_obstacle(kernel, query, _KERNEL_DTYPES) or mixed or many,
+        "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or many,
+        "cpp": _backend.cpp_obstacle(kernel, query, _KERNEL_DTYPES) or mixed,
+        "reference": None,
+    }
 
 
 def check_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> None:

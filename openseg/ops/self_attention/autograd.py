@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg.ops import _flops, _triton
+from openseg import _ext
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops._layout import empty_map
 
 
@@ -25,13 +26,20 @@ def empty_gradients(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[T
     return empty_map(query, query.shape[1]), grad_key, empty_map(value, value.shape[1])
 
 
-def _fake_forward(query, key, value, scale):
+def _fake_forward(query, key, value, scale, allow_tf32=False):
     return empty_attention(query, value)
 
 
-def _fake_backward(grad, query, key, value, out, statistics, scale):
+def _fake_backward(grad, query, key, value, out, statistics, scale, allow_tf32=False):
     return empty_gradients(query, key, value)
 
+
+FORWARD = _ext.operator("self_attention")
+BACKWARD = _ext.operator("self_attention_backward")
+
+if FORWARD is not None:
+    torch.library.register_fake("openseg::self_attention")(_fake_forward)
+    torch.library.register_fake("openseg::self_attention_backward")(_fake_backward)
 
 _TRITON_FORWARD = _triton.operator(
     "self_attention",
@@ -56,23 +64,28 @@ def _flops_backward(grad, query, key, value, out, statistics, scale, **options):
     return _flops.attention_backward(batch * (height * width) ** 2, channels, value[1])
 
 
-_flops.register(_flops_forward, _TRITON_FORWARD)
-_flops.register(_flops_backward, _TRITON_BACKWARD)
+_flops.register(_flops_forward, FORWARD, _TRITON_FORWARD)
+_flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
 
 
 class SelfAttention(torch.autograd.Function):
     """`key` is None where it is the query: the gradient of the query is then that of both."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor | None, value: Tensor, scale: float) -> Tensor:
-        out, statistics = _TRITON_FORWARD(query, key, value, scale)
+    def forward(
+        ctx, query: Tensor, key: Tensor | None, value: Tensor, scale: float, backend: str
+    ) -> Tensor:
+        ctx.backend = backend
+        ctx.options = (scale,) if backend == "triton" else (scale, _backend.allows_tf32())
+        run = _TRITON_FORWARD if backend == "triton" else FORWARD
+        out, statistics = run(query, key, value, *ctx.options)
         ctx.save_for_backward(query, key, value, out, statistics)
-        ctx.scale = scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         query, key, *saved = ctx.saved_tensors
-        grad_query, grad_key, grad_value = _TRITON_BACKWARD(grad, query, key, *saved, ctx.scale)
-        return grad_query, None if key is None else grad_key, grad_value, None
+        run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
+        grad_query, grad_key, grad_value = run(grad, query, key, *saved, *ctx.options)
+        return grad_query, None if key is None else grad_key, grad_value, None, None

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from openseg.ops import _triton
+from openseg.ops import _backend, _triton
 from openseg.ops._layout import empty_map
 from openseg.ops._triton import launch, power_of_two, precision, strides, walkable
 from openseg.ops._triton_kernels import load_block
@@ -251,7 +251,8 @@ def attention(
         attention_kernel, _grid(rows, groups, pixels, images),
         query, key, value, out, statistics, pixels, channels, value_channels, scale,
         *strides(query), *strides(key), *strides(value), *strides(out), *groups,
-        BLOCK=rows, KEYS=block, D=d, DV=dv, PRECISION=precision(), num_warps=8, num_stages=1,
+        BLOCK=rows, KEYS=block, D=d, DV=dv, PRECISION=precision(_backend.allows_tf32()),
+        num_warps=8, num_stages=1,
     )  # fmt: skip
     return out, statistics
 
@@ -277,7 +278,13 @@ def attention_backward(
     d, dv = power_of_two(channels), power_of_two(value_channels)
     sizes = pixels, channels, value_channels, scale
     places = *strides(grad), *strides(query), *strides(other), *strides(value)
-    options = {"D": d, "DV": dv, "PRECISION": precision(), "num_warps": 8, "num_stages": 1}
+    options = {
+        "D": d,
+        "DV": dv,
+        "PRECISION": precision(_backend.allows_tf32()),
+        "num_warps": 8,
+        "num_stages": 1,
+    }
     block = _block(query, d + (2 if key is None else 1) * dv, d + dv)
     first = grad_query if key is None else grad_key
     launch(

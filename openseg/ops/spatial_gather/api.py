@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """`spatial_gather`: one feature vector for each soft region of a map."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from openseg.ops import _backend, _triton
+from openseg.ops import _backend
 from openseg.ops.spatial_gather import autograd, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -22,7 +24,7 @@ def spatial_gather(
         features: [B, C, H, W].
         logits: [B, K, H, W], one map a region, at the size of the features.
         scale: factor on the logits.
-        backend: "auto", "triton", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         [B, K, C] in the dtype of the features. Under autocast the features are cast to its dtype;
@@ -44,15 +46,21 @@ def spatial_gather(
     if features.shape[2] * features.shape[3] == 0:
         raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
     features = features.to(_backend.autocast_dtype(features))
-    obstacles = {
-        "triton": _backend.triton_obstacle(features, _KERNEL_DTYPES)
-        or _backend.triton_obstacle(logits, _KERNEL_DTYPES)
-        or _triton.regions_obstacle(logits.shape[1]),
-        "cpp": _backend.cpp_obstacle(autograd.FORWARD, features, _KERNEL_DTYPES)
-        or _backend.cpp_obstacle(autograd.FORWARD, logits, _KERNEL_DTYPES),
-        "reference": None,
-    }
-    chosen = _backend.choose("spatial_gather", backend, obstacles)
+    chosen = _backend.choose("spatial_gather", backend, _obstacles(features, logits))
     if chosen == "reference":
         return reference.spatial_gather(features, logits, scale)
     return autograd.SpatialGather.apply(features, logits, scale, chosen)
+
+
+def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
+    def first(obstacle: Callable, *kernel: object) -> str | None:
+        found = (obstacle(*kernel, t, _KERNEL_DTYPES) for t in (features, logits))
+        return next(filter(None, found), None)
+
+    many = _backend.regions_obstacle(logits.shape[1])
+    return {
+        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD) or many,
+        "triton": first(_backend.triton_obstacle) or many,
+        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD),
+        "reference": None,
+    }

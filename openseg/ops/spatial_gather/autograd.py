@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _flops, _triton
+from openseg.ops import _backend, _flops, _triton
 from openseg.ops._layout import empty_map
 
 
-def _fake_forward(features, logits, scale):
+def _fake_forward(features, logits, scale, allow_tf32=False):
     batch, regions = logits.shape[:2]
     shapes = (batch, regions, features.shape[1]), (batch, 2, regions)
     return tuple(features.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
-def _fake_backward(grad, features, logits, regions, statistics, scale):
+def _fake_backward(grad, features, logits, regions, statistics, scale, allow_tf32=False):
     return empty_map(features, features.shape[1]), empty_map(logits, logits.shape[1])
 
 
@@ -33,13 +33,14 @@ if FORWARD is not None:
 
 _TRITON_FORWARD = _triton.operator(
     "spatial_gather",
-    "spatial_gather(Tensor features, Tensor logits, float scale) -> (Tensor, Tensor)",
+    "spatial_gather(Tensor features, Tensor logits, float scale, bool allow_tf32=False)"
+    " -> (Tensor, Tensor)",
     _fake_forward,
 )
 _TRITON_BACKWARD = _triton.operator(
     "spatial_gather",
     "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
-    " Tensor statistics, float scale) -> (Tensor, Tensor)",
+    " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)",
     _fake_backward,
 )
 
@@ -60,14 +61,14 @@ _flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
 class SpatialGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, logits: Tensor, scale: float, backend: str) -> Tensor:
+        ctx.options, ctx.backend = (scale, _backend.allows_tf32()), backend
         run = _TRITON_FORWARD if backend == "triton" else FORWARD
-        regions, statistics = run(features, logits, scale)
+        regions, statistics = run(features, logits, *ctx.options)
         ctx.save_for_backward(features, logits, regions, statistics)
-        ctx.scale, ctx.backend = scale, backend
         return regions.to(features.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
-        return *run(grad, *ctx.saved_tensors, ctx.scale), None, None
+        return *run(grad, *ctx.saved_tensors, *ctx.options), None, None

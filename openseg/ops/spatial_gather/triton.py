@@ -122,7 +122,9 @@ def spatial_gather_backward_kernel(
     )  # fmt: skip
 
 
-def spatial_gather(features: Tensor, logits: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def spatial_gather(
+    features: Tensor, logits: Tensor, scale: float, allow_tf32: bool = False
+) -> tuple[Tensor, Tensor]:
     images, channels, height, width = features.shape
     pixels, regions = height * width, logits.shape[1]
     out = features.new_empty((images, regions, channels), dtype=torch.float32)
@@ -142,7 +144,8 @@ def spatial_gather(features: Tensor, logits: Tensor, scale: float) -> tuple[Tens
         spatial_gather_part_kernel, (programs, parts, images), features, logits, sums,
         part_statistics, images, pixels, regions, channels, pixels_each, scale,
         *strides(features), *strides(logits), CHUNKS=chunks, BLOCK_N=64 if roomy else 32,
-        BLOCK_K=block_k, BLOCK_C=block_c, PRECISION=precision(), num_warps=4, num_stages=3,
+        BLOCK_K=block_k, BLOCK_C=block_c, PRECISION=precision(allow_tf32), num_warps=4,
+        num_stages=3,
     )  # fmt: skip
     launch(
         spatial_gather_merge_kernel, (images * regions, triton.cdiv(channels, 256)), sums,
@@ -158,6 +161,7 @@ def spatial_gather_backward(
     regions: Tensor,
     statistics: Tensor,
     scale: float,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     grad_features = empty_map(features, features.shape[1])
     grad_logits = empty_map(logits, logits.shape[1])
@@ -174,6 +178,6 @@ def spatial_gather_backward(
         height * width, logits.shape[1], channels, scale, *grad.stride(), *strides(features),
         *strides(logits), *strides(grad_features), *strides(grad_logits),
         BLOCK_N=block_n, BLOCK_K=block_k, BLOCK_C=64 if half else 32,
-        PRECISION=precision(), num_warps=4 if block_k <= 64 else 8, num_stages=2,
+        PRECISION=precision(allow_tf32), num_warps=4 if block_k <= 64 else 8, num_stages=2,
     )  # fmt: skip
     return grad_features, grad_logits

@@ -42,7 +42,7 @@ def upsample_cross_entropy(
         label_smoothing: in [0, 1], the share of the uniform distribution in the target.
         reduction: "mean", "sum", or "none" for the loss of each pixel.
         ohem: count hard pixels alone; the others are then as if ignored.
-        backend: "auto", "cuda" (without `ohem`), "triton", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         A scalar, or [B, H, W] for "none", in float32 (float64 for float64 logits).
@@ -54,7 +54,7 @@ def upsample_cross_entropy(
     """
     _check(logits, target, weight, label_smoothing, reduction, ohem)
     options = align_corners, ignore_index, label_smoothing, ohem, reduction
-    chosen = _backend.choose("upsample_cross_entropy", backend, _obstacles(logits, target, ohem))
+    chosen = _backend.choose("upsample_cross_entropy", backend, _obstacles(logits, target))
     if chosen != "reference":
         if chosen == "cpp" and logits.dtype == torch.float16:
             logits = logits.float()
@@ -73,10 +73,9 @@ def upsample_cross_entropy(
     return loss
 
 
-def _obstacles(logits: Tensor, target: Tensor, ohem: Ohem | None) -> dict[str, str | None]:
-    no_mining = None if ohem is None else "its kernel does not mine hard pixels (ohem)"
+def _obstacles(logits: Tensor, target: Tensor) -> dict[str, str | None]:
     return {
-        "cuda": _backend.cuda_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES) or no_mining,
+        "cuda": _backend.cuda_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES),
         "triton": _backend.triton_obstacle(logits, _KERNEL_DTYPES)
         or _triton.upsampling_obstacle(logits.shape[2:], target.shape[1:]),
         "cpp": _backend.cpp_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES),

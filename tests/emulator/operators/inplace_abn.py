@@ -180,8 +180,8 @@ MUTANTS = [
         "sums read before they are there",
         "race",
         RACE_WRITE,
-        "  parts[2 * threads + threadIdx.x] = moments.squares;\n  sync_block();\n",
-        "  parts[2 * threads + threadIdx.x] = moments.squares;\n",
+        "  parts[threads + threadIdx.x] = square;\n  sync_block();\n",
+        "  parts[threads + threadIdx.x] = square;\n",
     ),
     Mutant(
         "all rows write the sums of a slab",
@@ -194,8 +194,8 @@ MUTANTS = [
         "channels beyond the last",
         "asan",
         ASAN,
-        "  if (channel < channels && !call.known) {\n    const int64_t kind",
-        "  if (!call.known) {\n    const int64_t kind",
+        "summed = channel < channels && !call.known",
+        "summed = !call.known",
     ),
     Mutant(
         "gradients of pixels beyond the last",

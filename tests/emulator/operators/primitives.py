@@ -7,19 +7,30 @@ import itertools
 import numpy as np
 
 from tests.emulator import arrays
-from tests.emulator.kernels import Kernels
+from tests.emulator.kernels import Kernels, dtypes
 from tests.emulator.mutants import ASAN, RACE_WRITE, VALUES, Mutant
 
 
 def check(kernels: Kernels) -> None:
     random = np.random.default_rng(0)
-    for dtype, valid in itertools.product(("bfloat16", "float16"), (32, 24)):
-        a, b = random.integers(-8, 9, (16, valid)), random.integers(-8, 9, (32, 8))
-        c = np.full((16, 8), np.nan, np.float32)
+    kinds = (("bfloat16", False), ("float16", False), ("float32", False), ("float32", True))
+    for (dtype, tf32), valid in itertools.product(kinds, (32, 24)):
+        a, b = random.integers(-8, 9, (16, valid)), random.integers(-8, 9, (32, 16))
+        c = np.full((3, 16, 16), np.nan, np.float32)
         stored = [arrays.encode(x.astype(np.float64), dtype) for x in (a, b)]
         pointers = [ctypes.c_void_p(x.ctypes.data) for x in (*stored, c)]
-        kernels.call_plainly("product", *pointers, valid, dtype == "bfloat16")
-        assert np.array_equal(c, a @ b[:valid])
+        kernels.call_plainly("product", *pointers, valid, dtypes()[dtype], tf32)
+        assert np.array_equal(c[0], a @ b[:valid])
+        assert np.array_equal(c[1], a @ a.T)
+        assert np.array_equal(c[2], b.T @ b)
+    # Neither factor is a TF32, both are floats: what is beyond TF32 counts unless it is waived.
+    a, b = np.zeros((16, 32), np.float32), np.zeros((32, 16), np.float32)
+    a[:, 0], b[0] = 1 + 2.0**-11, 1 + 2.0**-12
+    pointers = [ctypes.c_void_p(x.ctypes.data) for x in (a, b, c)]
+    exact = (1 + 2.0**-11) * (1 + 2.0**-12)
+    for tf32, product, slack in ((False, exact, 2.0**-22), (True, 1 + 2.0**-10, 0)):
+        kernels.call_plainly("product", *pointers, 32, dtypes()["float32"], tf32)
+        assert (np.abs(c[0] - product) <= slack).all()
 
 
 MUTANTS = [
@@ -41,15 +52,15 @@ MUTANTS = [
         "columns that are not there",
         "asan",
         ASAN,
-        "column < product.valid",
+        "column < valid",
         "true",
     ),
     Mutant(
         "matrix not transposed",
         "plain",
         VALUES,
-        "load_matrices<true>",
-        "load_matrices<false>",
+        "load_right(right",
+        "load_right_transposed(right",
     ),
     Mutant(
         "copies left behind",
@@ -62,8 +73,8 @@ MUTANTS = [
         "a lane that leaves early",
         "plain",
         "no thread can go on",
-        "  commit_copies();\n  wait_for",
-        "  if (lane == 31) {\n    wait_for_copies<-1>();\n    return;\n  }\n"
-        "  commit_copies();\n  wait_for",
+        "product.valid, size);",
+        "product.valid, size);\n"
+        "  if (lane_index() == 31) {\n    wait_for_copies<-1>();\n    return;\n  }",
     ),
 ]

@@ -51,6 +51,43 @@ def check(kernels: Kernels) -> None:
     assert np.array_equal(np.isnan(loss), target == 0)
     assert np.isnan(totals[0])
 
+    for openseg, (thresh, min_kept) in itertools.product(
+        (True, False), ((0.7, 0), (0.7, 50), (0.1, 300), (0.0, 1), (0.0, 0), (0.7, 10**6))
+    ):
+        compare_mining(kernels, {"openseg": openseg, "thresh": thresh, "min_kept": min_kept})
+
+
+def compare_mining(kernels, ohem):
+    random = np.random.default_rng(0)
+    call = CrossEntropyCall(3 * random.normal(size=(2, 5, 4, 6)), (13, 22), True, "float32", False)
+    target = random.integers(0, 5, call.pixels).astype(np.uint8)
+    target[random.random(call.pixels) < 0.2] = 255
+    target[0, 0, 0] = 255  # takes part in "openseg", as class 0 without loss
+    weight = random.random(5).astype(np.float32)
+    every, _ = call.forward(kernels, target, weight, 0.1)
+    loss, totals = call.forward(kernels, target, weight, 0.1, ohem)
+
+    values = arrays.upsampled(arrays.decode(call.logits, "float32"), (13, 22), True)
+    label = np.where(target == 255, 0, target).astype(int)
+    exact = np.exp(np.take_along_axis(values, label[:, None], 1)[:, 0] - arrays.log_sum_exp(values))
+    entered = target != 255
+    entered[0, 0, 0] = ohem["openseg"]
+    found = call.probability
+    assert np.allclose(found, np.where(entered, exact, -1), atol=2e-6)
+    ordered = np.sort(found[entered])
+    thresh, min_kept = np.float32(ohem["thresh"]), ohem["min_kept"]
+    if ohem["openseg"]:
+        kept = found < max(thresh, ordered[min(min_kept, len(ordered) - 1)])
+    elif min_kept >= len(ordered):
+        kept = entered
+    else:
+        kept = found <= max(thresh, ordered[min_kept - 1] if min_kept > 0 else 0)
+    kept = kept & entered
+    assert np.array_equal(loss, np.where(kept, every, 0))
+    assert np.array_equal(np.isinf(call.lse), ~kept | (target == 255))
+    divisor = kept.sum() if ohem["openseg"] else weight[label][kept].sum(dtype=np.float64)
+    assert np.allclose(totals, [loss.sum(dtype=np.float64), divisor, 0, 0], rtol=1e-5)
+
 
 class CrossEntropyCall:
     def __init__(self, logits, size, align_corners, dtype, channels_last):
@@ -60,6 +97,7 @@ class CrossEntropyCall:
         self.channels_last = channels_last
         self.pixels = (batch, *size)
         self.lse = np.full(self.pixels, np.nan, np.float32)
+        self.probability = np.full(self.pixels, np.nan, np.float32)
         self.fields = dict(
             logits=self.logits,
             dtype=dtype,
@@ -74,8 +112,8 @@ class CrossEntropyCall:
             ignore_index=255,
         )
 
-    def forward(self, kernels, target, weight, smoothing):
-        """The losses, and the four totals."""
+    def forward(self, kernels, target, weight, smoothing, ohem=None):
+        """The losses, and the four totals; `ohem` has the fields of the struct of that name."""
         self.fields |= {
             "target": target,
             "target_dtype": target.dtype.name,
@@ -88,11 +126,15 @@ class CrossEntropyCall:
         result = {
             "loss": loss,
             "lse": self.lse,
+            "probability": None if ohem is None else self.probability,
+            "first_enters": ohem is not None and ohem["openseg"],
+            "counts": np.zeros((3, 1 << 11), np.uint32),
             "partials": np.full((2, blocks), np.nan, np.float32),
             "invalid": np.zeros(2, np.int64),
             "totals": totals,
         }
-        self._call(kernels, "upsample_cross_entropy", CrossEntropyForwardCuda=result)
+        structs = {"CrossEntropyForwardCuda": result} | ({"Ohem": ohem} if ohem else {})
+        self._call(kernels, "upsample_cross_entropy", *[None] * (ohem is None), **structs)
         return loss, totals
 
     def backward(self, kernels, scale, channels_last=None):
@@ -105,9 +147,9 @@ class CrossEntropyCall:
         self._call(kernels, "upsample_cross_entropy_backward", CrossEntropyBackward=result)
         return arrays.decode(grad, self.dtype)
 
-    def _call(self, kernels, launcher, **result):
+    def _call(self, kernels, launcher, *others, **structs):
         operator = "upsample_cross_entropy"
-        kernels.call(launcher, operator, UpsampleCrossEntropy=self.fields, **result)
+        kernels.call(launcher, operator, *others, UpsampleCrossEntropy=self.fields, **structs)
 
 
 def compare_cross_entropy(
@@ -223,5 +265,29 @@ MUTANTS = [
         "more shared memory is taken",
         "take<float>(2 * warp_size)",
         "take<float>(warp_size)",
+    ),
+    Mutant(
+        "a limit that not all threads know of",
+        "plain",
+        "no thread can go on",
+        "    sync_block();  // the bins have been read\n",
+        "",
+        "upsample_cross_entropy/cuda/ohem.cu",
+    ),
+    Mutant(
+        "one pixel too few",
+        "plain",
+        VALUES,
+        "ohem.min_kept : ohem.min_kept - 1",
+        "ohem.min_kept - 1 : ohem.min_kept - 1",
+        "upsample_cross_entropy/cuda/ohem.cu",
+    ),
+    Mutant(
+        "counters that were not cleared",
+        "plain",
+        VALUES,
+        "    counters.bins[bin] = 0;\n",
+        "",
+        "upsample_cross_entropy/cuda/ohem.cu",
     ),
 ]

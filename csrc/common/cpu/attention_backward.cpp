@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: MIT
+// Weights are computed again from scores and the statistics of their softmax: with A = grad_out ·
+// value and delta = grad_out · out, of each pixel, the gradient of a score is scale · weight · (A -
+// delta).
+//
+// Two blocks of a set meet at a time, in rounds in which no block meets two others, and add to the
+// sums of each other. Where query and key are one map, scores are computed once for both
+// directions and their gradients added before they are multiplied: seven products for ten.
+#include "common/pixel_rows.h"
+
+namespace openseg::OPENSEG_ISA {
+namespace {
+
+// Gradients of the rows of a set, at their row_pitch.
+struct Sums {
+  float *query, *key, *value;  // `shared`: query and key are one
+};
+
+struct Context {
+  const AttentionBackward& call;
+  DType dtype;
+  int64_t pixels, sets;  // of a set, of all images
+  int64_t blocks;        // of a set
+  // [sets, pixels] and a vector more: the statistics of the softmax, grad_out · out
+  float *greatest, *inverse, *delta;
+  int failed = 0;
+  int64_t round = 0;
+  Sums sums{};  // of all sets, unless a set is one block
+
+  explicit Context(const AttentionBackward& call)
+      : call(call),
+        dtype(call.forward.query.dtype),
+        pixels(call.forward.sets.pixels()),
+        sets(call.forward.query.batch * call.forward.sets.count()),
+        blocks(blocks_of(pixels)) {}
+
+  int64_t sums_size(int64_t rows) const {  // floats
+    const int64_t keys = call.forward.shared ? 1 : 2;
+    return rows *
+           (keys * row_pitch(call.forward.query.channels) + row_pitch(call.forward.value.channels));
+  }
+
+  Sums sums_in(float* memory, int64_t rows) const {
+    const int64_t size = rows * row_pitch(call.forward.query.channels);
+    float* const key = call.forward.shared ? memory : memory + size;
+    return {memory, key, key + size};
+  }
+};
+
+// What the weights and gradients of scores need to know of pixels as queries.
+struct Known {
+  const float *greatest, *inverse, *delta;
+};
+
+// Scores [count, width] become gradients of scores, grad_weights weights.
+void differentiate(float* scores, float* grad_weights, int64_t count, int64_t width, float scale,
+                   const Known& rows) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t x = i * score_pitch; x < i * score_pitch + width; x += lanes) {
+      const vfloat weight =
+          exp(load<vfloat>(scores + x) * scale - rows.greatest[i]) * rows.inverse[i];
+      store(scores + x, scale * weight * (load<vfloat>(grad_weights + x) - rows.delta[i]));
+      store(grad_weights + x, weight);
+    }
+  }
+}
+
+// The same for both directions: `forth` of pixels in rows as queries, `back` of those in columns.
+void differentiate_both(float* scores, float* forth, float* back, int64_t count, int64_t width,
+                        float scale, const Known& rows, const Known& columns) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t x = 0; x < width; x += lanes) {
+      const int64_t at = i * score_pitch + x;
+      const vfloat score = load<vfloat>(scores + at) * scale;
+      const vfloat weight_forth = exp(score - rows.greatest[i]) * rows.inverse[i];
+      const vfloat weight_back =
+          exp(score - load<vfloat>(columns.greatest + x)) * load<vfloat>(columns.inverse + x);
+      const vfloat grad_forth = weight_forth * (load<vfloat>(forth + at) - rows.delta[i]);
+      const vfloat grad_back =
+          weight_back * (load<vfloat>(back + at) - load<vfloat>(columns.delta + x));
+      store(scores + at, scale * (grad_forth + grad_back));
+      store(forth + at, weight_forth);
+      store(back + at, weight_back);
+    }
+  }
+}
+
+template <typename T>
+class Backward {
+ public:
+  explicit Backward(const Context& context)
+      : context_(context),
+        call_(context.call),
+        in_(context.call.forward),
+        depth_(in_.query.channels),
+        channels_(in_.value.channels),
+        scratch_(bytes()),
+        query_(scratch_.take<float>(most_block * row_pitch(depth_))),
+        grad_(scratch_.take<float>(most_block * row_pitch(channels_))),
+        value_(scratch_.take<float>(most_block * row_pitch(channels_))),
+        key_(scratch_.take<float>(strip * row_pitch(depth_))),
+        turned_key_(scratch_.take<float>(turned_size(strip, depth_))),
+        strip_grad_(scratch_.take<float>(strip * row_pitch(channels_))),
+        turned_grad_(scratch_.take<float>(turned_size(strip, channels_))),
+        turned_value_(scratch_.take<float>(turned_size(strip, channels_))),
+        scores_(scratch_.take<float>(at_once * score_pitch)),
+        forth_(scratch_.take<float>(at_once * score_pitch)),
+        back_(scratch_.take<float>(at_once * score_pitch)),
+        own_sums_(scratch_.take<float>(own_sums_size())) {}
+
+  explicit operator bool() const { return (bool)scratch_; }
+
+  // A set that is one block.
+  void run_set(int64_t set) {
+    const Sums sums = context_.sums_in(own_sums_, context_.pixels);
+    std::memset(own_sums_, 0, own_sums_size() * sizeof(float));
+    prepare(set, {0, context_.pixels});
+    run_pair(set, {0, 0}, sums);
+    finish(set, {0, context_.pixels}, sums);
+  }
+
+  void prepare_block(int64_t set, int64_t block) {
+    const Range pixels = range(block);
+    const Sums sums = sums_of(set, pixels.begin);
+    std::memset(sums.query, 0, pixels.count * row_pitch(depth_) * sizeof(float));
+    std::memset(sums.key, 0, pixels.count * row_pitch(depth_) * sizeof(float));
+    std::memset(sums.value, 0, pixels.count * row_pitch(channels_) * sizeof(float));
+    prepare(set, pixels);
+  }
+
+  void run_pair(int64_t set, BlockPair pair) { run_pair(set, pair, sums_of(set, 0)); }
+
+  void finish_block(int64_t set, int64_t block) {
+    finish(set, range(block), sums_of(set, range(block).begin));
+  }
+
+ private:
+  Range range(int64_t block) const { return part(context_.pixels, context_.blocks, block); }
+
+  // Of the rows of a set from `row` on.
+  Sums sums_of(int64_t set, int64_t row) const {
+    return rows_from(context_.sums, set * context_.pixels + row);
+  }
+
+  Sums rows_from(const Sums& sums, int64_t row) const {
+    const int64_t pitch = row_pitch(depth_);
+    return {sums.query + row * pitch, sums.key + row * pitch,
+            sums.value + row * row_pitch(channels_)};
+  }
+
+  Known known(int64_t set, int64_t pixel) const {
+    const int64_t at = set * context_.pixels + pixel;
+    return {context_.greatest + at, context_.inverse + at, context_.delta + at};
+  }
+
+  // Makes pixels of a set known.
+  void prepare(int64_t set, Range pixels) {
+    const int64_t first = set * context_.pixels + pixels.begin, pitch = row_pitch(channels_);
+    const float* const inverse = in_.statistics + context_.sets * context_.pixels;
+    std::memcpy(context_.greatest + first, in_.statistics + first, pixels.count * sizeof(float));
+    std::memcpy(context_.inverse + first, inverse + first, pixels.count * sizeof(float));
+    gather<T>(call_.grad_out, in_.sets, set, pixels, grad_);
+    gather<T>(in_.out, in_.sets, set, pixels, value_);
+    for (int64_t i = 0; i < pixels.count; ++i) {
+      vfloat sum{};
+      for (int64_t c = i * pitch; c < i * pitch + channels_; c += lanes) {
+        sum += load<vfloat>(grad_ + c) * load<vfloat>(value_ + c);
+      }
+      context_.delta[first + i] = sum_of(sum);
+    }
+  }
+
+  void run_pair(int64_t set, BlockPair pair, const Sums& sums) {
+    const Range own = range(pair.a), others = range(pair.b);
+    gather<T>(in_.query, in_.sets, set, own, query_);
+    gather<T>(call_.grad_out, in_.sets, set, own, grad_);
+    if (in_.shared) {
+      gather<T>(in_.value, in_.sets, set, own, value_);
+    }
+    const int64_t strips = parts_of(others.count, strip);
+    for (int64_t s = 0; s < strips; ++s) {
+      Range at = part(others.count, strips, s, panel);
+      at.begin += others.begin;
+      load_strip(set, at);
+      const int64_t parts = parts_of(own.count, at_once);
+      for (int64_t p = 0; p < parts; ++p) {
+        const Range rows = part(own.count, parts, p);
+        const int64_t first = own.begin + rows.begin;
+        if (in_.shared) {
+          meet_shared(set, rows, first, at, pair.a != pair.b, rows_from(sums, first),
+                      rows_from(sums, at.begin));
+        } else {
+          meet(set, rows, first, at, rows_from(sums, first), rows_from(sums, at.begin));
+        }
+      }
+    }
+  }
+
+  void load_strip(int64_t set, Range pixels) {
+    gather<T>(in_.value, in_.sets, set, pixels, strip_grad_);
+    turn(strip_grad_, pixels.count, channels_, turned_value_);
+    gather<T>(in_.key, in_.sets, set, pixels, key_);
+    turn(key_, pixels.count, depth_, turned_key_);
+    if (in_.shared) {
+      gather<T>(call_.grad_out, in_.sets, set, pixels, strip_grad_);
+      turn(strip_grad_, pixels.count, channels_, turned_grad_);
+    }
+  }
+
+  // `rows` of the loaded block, the first of them pixel `first` of the set, as queries of a strip.
+  void meet(int64_t set, Range rows, int64_t first, Range columns, const Sums& mine,
+            const Sums& theirs) {
+    const float* const query = query_ + rows.begin * row_pitch(depth_);
+    const float* const grad = grad_ + rows.begin * row_pitch(channels_);
+    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_);
+    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_);
+    differentiate(scores_, forth_, rows.count, columns.count, in_.scale, known(set, first));
+    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query);
+    add_columns(scores_, columns.count, query, rows.count, depth_, theirs.key);
+    add_columns(forth_, columns.count, grad, rows.count, channels_, theirs.value);
+  }
+
+  // As queries and keys of a strip of another block, `both`, or as one side of pairs within one.
+  void meet_shared(int64_t set, Range rows, int64_t first, Range columns, bool both,
+                   const Sums& mine, const Sums& theirs) {
+    const float* const query = query_ + rows.begin * row_pitch(depth_);
+    const float* const grad = grad_ + rows.begin * row_pitch(channels_);
+    const float* const value = value_ + rows.begin * row_pitch(channels_);
+    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_);
+    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_);
+    scores_of(value, rows.count, channels_, turned_grad_, columns.count, back_);
+    differentiate_both(scores_, forth_, back_, rows.count, columns.count, in_.scale,
+                       known(set, first), known(set, columns.begin));
+    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query);
+    add_rows(back_, rows.count, strip_grad_, columns.count, channels_, mine.value);
+    if (both) {
+      add_columns(scores_, columns.count, query, rows.count, depth_, theirs.query);
+      add_columns(forth_, columns.count, grad, rows.count, channels_, theirs.value);
+    }
+  }
+
+  void finish(int64_t set, Range pixels, const Sums& sums) {
+    scatter<T>(sums.query, call_.grad_query, in_.sets, set, pixels);
+    if (!in_.shared) {
+      scatter<T>(sums.key, call_.grad_key, in_.sets, set, pixels);
+    }
+    scatter<T>(sums.value, call_.grad_value, in_.sets, set, pixels);
+  }
+
+  int64_t own_sums_size() const {
+    return context_.blocks == 1 ? context_.sums_size(context_.pixels) : 0;
+  }
+
+  int64_t bytes() const {
+    return 4 * (row_pitch(depth_) * (most_block + strip) +
+                row_pitch(channels_) * (2 * most_block + strip) + turned_size(strip, depth_) +
+                2 * turned_size(strip, channels_) + 3 * at_once * score_pitch + own_sums_size()) +
+           12 * 64;
+  }
+
+  const Context& context_;
+  const AttentionBackward& call_;
+  const Attention& in_;
+  const int64_t depth_, channels_;  // D, Dv
+  Scratch scratch_;
+  float *query_, *grad_, *value_;                     // rows of a block
+  float *key_, *turned_key_;                          // of a strip
+  float *strip_grad_, *turned_grad_, *turned_value_;  // of a strip
+  float *scores_, *forth_, *back_;                    // [at_once, score_pitch]
+  float* own_sums_;                                   // of a set that is one block
+};
+
+void run_rounds(Context& context) {
+  const int64_t blocks = context.sets * context.blocks;
+  const auto prepare = [](auto& worker, Context& context, int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      worker.prepare_block(i / context.blocks, i % context.blocks);
+    }
+  };
+  const auto pairs = [](auto& worker, Context& context, int64_t task, int64_t end) {
+    const int64_t half = context.blocks / 2;
+    for (; task < end; ++task) {
+      const BlockPair pair = pair_of(context.round, task % half, context.blocks);
+      worker.run_pair(task / half, pair);
+      if (pair.a == pair.b) {
+        worker.run_pair(task / half, {pair.a - half, pair.a - half});
+      }
+    }
+  };
+  // each block as queries of another's keys
+  const auto directed = [](auto& worker, Context& context, int64_t task, int64_t end) {
+    for (; task < end; ++task) {
+      const int64_t block = task % context.blocks;
+      worker.run_pair(task / context.blocks, {block, (block + context.round) % context.blocks});
+    }
+  };
+  const auto finish = [](auto& worker, Context& context, int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      worker.finish_block(i / context.blocks, i % context.blocks);
+    }
+  };
+  run_workers<Backward>(blocks, context, prepare);
+  for (context.round = 0; context.round < context.blocks; ++context.round) {
+    if (context.call.forward.shared) {
+      run_workers<Backward>(blocks / 2, context, pairs);
+    } else {
+      run_workers<Backward>(blocks, context, directed);
+    }
+  }
+  run_workers<Backward>(blocks, context, finish);
+}
+
+}  // namespace
+
+bool attention_backward_cpu(const AttentionBackward& call) {
+  Context context(call);
+  const int64_t rows = context.sets * context.pixels;
+  const int64_t sums = context.blocks == 1 ? 0 : context.sums_size(rows);
+  Scratch scratch(4 * (3 * (rows + lanes) + sums) + 4 * 64);
+  if (!scratch) {
+    return false;
+  }
+  context.greatest = scratch.take<float>(rows + lanes);
+  context.inverse = scratch.take<float>(rows + lanes);
+  context.delta = scratch.take<float>(rows + lanes);
+  if (context.blocks > 1) {
+    context.sums = context.sums_in(scratch.take<float>(sums), rows);
+    run_rounds(context);
+  } else {
+    run_workers<Backward>(context.sets, context,
+                          [](auto& worker, Context&, int64_t set, int64_t end) {
+                            for (; set < end; ++set) {
+                              worker.run_set(set);
+                            }
+                          });
+  }
+  return context.failed == 0;
+}
+
+}  // namespace openseg::OPENSEG_ISA

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MIT
+// Softmax runs along with the sum over the pixels: when a greater score comes, what was summed is
+// scaled down. A block of queries meets the other pixels of its set a strip at a time.
+//
+// Where query and key are one map, scores are symmetric: pairs of blocks meet once and each adds to
+// the sums of the other, which saves one of four products.
+#include "common/pixel_rows.h"
+
+namespace openseg::OPENSEG_ISA {
+namespace {
+
+// What a block has summed so far.
+struct Sums {
+  float* out;       // [pixels, row_pitch(Dv)]: Σ exp(score - greatest) · value
+  float* greatest;  // scaled scores
+  float* total;     // Σ exp(score - greatest)
+};
+
+struct Context {
+  const Attention& call;
+  DType dtype;
+  int64_t pixels, sets;  // of a set, of all images
+  int failed = 0;
+  // pairs alone: the sums of all sets, those of softmax at a pitch of most_block for each block
+  int64_t blocks = 1, round = 0;
+  Sums sums{};
+
+  explicit Context(const Attention& call)
+      : call(call),
+        dtype(call.query.dtype),
+        pixels(call.sets.pixels()),
+        sets(call.query.batch * call.sets.count()) {}
+};
+
+void scale_row(float* row, int64_t channels, float factor) {
+  for (int64_t c = 0; c < channels; c += lanes) {
+    store(row + c, load<vfloat>(row + c) * factor);
+  }
+}
+
+// Weights of the queries in rows of scores [count, width], whose rows end in -inf.
+void weigh_rows(const float* scores, int64_t count, int64_t width, float scale, const Sums& sums,
+                int64_t channels, float* weights) {
+  for (int64_t i = 0; i < count; ++i, scores += score_pitch, weights += score_pitch) {
+    vfloat most = splat(sums.greatest[i]);
+    for (int64_t x = 0; x < width; x += lanes) {
+      most = max(load<vfloat>(scores + x) * scale, most);
+    }
+    const float greatest = max_of(most);
+    vfloat total{};
+    for (int64_t x = 0; x < width; x += lanes) {
+      const vfloat weight = exp(load<vfloat>(scores + x) * scale - greatest);
+      total += weight;
+      store(weights + x, weight);
+    }
+    if (greatest > sums.greatest[i]) {
+      const float factor = exp(splat(sums.greatest[i] - greatest))[0];
+      sums.greatest[i] = greatest;
+      sums.total[i] *= factor;
+      scale_row(sums.out + i * row_pitch(channels), channels, factor);
+    }
+    sums.total[i] += sum_of(total);
+  }
+}
+
+// Weights of the queries in columns, in place.
+void weigh_columns(float* scores, int64_t count, int64_t width, float scale, const Sums& sums,
+                   int64_t channels) {
+  for (int64_t x = 0; x < width; x += lanes) {
+    const vfloat before = load<vfloat>(sums.greatest + x);
+    vfloat most = before;
+    for (int64_t i = 0; i < count; ++i) {
+      most = max(load<vfloat>(scores + i * score_pitch + x) * scale, most);
+    }
+    const vfloat factor = exp(before - most);
+    vfloat total = load<vfloat>(sums.total + x) * factor;
+    for (int64_t i = 0; i < count; ++i) {
+      float* const at = scores + i * score_pitch + x;
+      const vfloat weight = exp(load<vfloat>(at) * scale - most);
+      total += weight;
+      store(at, weight);
+    }
+    store(sums.greatest + x, most);
+    store(sums.total + x, total);
+    for (int64_t lane = 0; lane < lanes && x + lane < width; ++lane) {
+      if (factor[lane] != 1) {
+        scale_row(sums.out + (x + lane) * row_pitch(channels), channels, factor[lane]);
+      }
+    }
+  }
+}
+
+template <typename T>
+class Forward {
+ public:
+  explicit Forward(const Context& context)
+      : context_(context),
+        call_(context.call),
+        depth_(call_.query.channels),
+        channels_(call_.value.channels),
+        scratch_(bytes()),
+        query_(scratch_.take<float>(most_block * row_pitch(depth_))),
+        own_value_(scratch_.take<float>(most_block * row_pitch(channels_))),
+        key_(scratch_.take<float>(strip * row_pitch(depth_))),
+        turned_(scratch_.take<float>(turned_size(strip, depth_))),
+        value_(scratch_.take<float>(strip * row_pitch(channels_))),
+        scores_(scratch_.take<float>(at_once * score_pitch)),
+        weights_(scratch_.take<float>(at_once * score_pitch)),
+        statistics_(scratch_.take<float>(2 * most_block)) {}
+
+  explicit operator bool() const { return (bool)scratch_; }
+
+  // Queries begin..end of all sets.
+  void run_queries(int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t set = begin / context_.pixels, first = begin % context_.pixels;
+      const int64_t rest = context_.pixels - first;
+      const int64_t wanted = end - begin < rest ? end - begin : rest;
+      const int64_t count = part(wanted, parts_of(wanted, most_block), 0).count;
+      const Sums sums{own_value_, statistics_, statistics_ + most_block};
+      clear(sums, count);
+      load_queries(set, {first, count});
+      for_each_strip(set, {0, context_.pixels},
+                     [&](Range at) { meet(count, sums, at.count, nullptr); });
+      finish(set, {first, count}, sums);
+      begin += count;
+    }
+  }
+
+  void clear_block(int64_t set, int64_t block) { clear(sums_of(set, block), range(block).count); }
+
+  void run_pair(int64_t set, BlockPair pair) {
+    const Range own = range(pair.a);
+    const Sums mine = sums_of(set, pair.a), theirs = sums_of(set, pair.b);
+    load_queries(set, own);
+    gather<T>(call_.value, call_.sets, set, own, own_value_);
+    const Range others = range(pair.b);
+    for_each_strip(set, others, [&](Range at) {
+      const int64_t first = at.begin - others.begin;
+      const Sums part{theirs.out + first * row_pitch(channels_), theirs.greatest + first,
+                      theirs.total + first};
+      meet(own.count, mine, at.count, pair.a == pair.b ? nullptr : &part);
+    });
+  }
+
+  void finish_block(int64_t set, int64_t block) { finish(set, range(block), sums_of(set, block)); }
+
+ private:
+  Range range(int64_t block) const { return part(context_.pixels, context_.blocks, block); }
+
+  Sums sums_of(int64_t set, int64_t block) const {
+    const int64_t row = set * context_.pixels + range(block).begin;
+    const int64_t statistic = (set * context_.blocks + block) * most_block;
+    return {context_.sums.out + row * row_pitch(channels_), context_.sums.greatest + statistic,
+            context_.sums.total + statistic};
+  }
+
+  void clear(const Sums& sums, int64_t count) const {
+    std::memset(sums.out, 0, count * row_pitch(channels_) * sizeof(float));
+    for (int64_t i = 0; i < most_block; ++i) {
+      sums.greatest[i] = lowest;
+      sums.total[i] = 0;
+    }
+  }
+
+  void load_queries(int64_t set, Range pixels) {
+    gather<T>(call_.query, call_.sets, set, pixels, query_);
+  }
+
+  // Calls visit(strip) with keys and values of each strip loaded.
+  template <typename Visit>
+  void for_each_strip(int64_t set, Range pixels, const Visit& visit) {
+    const int64_t strips = parts_of(pixels.count, strip);
+    for (int64_t s = 0; s < strips; ++s) {
+      Range at = part(pixels.count, strips, s, panel);
+      at.begin += pixels.begin;
+      gather<T>(call_.key, call_.sets, set, at, key_);
+      turn(key_, at.count, depth_, turned_);
+      gather<T>(call_.value, call_.sets, set, at, value_);
+      visit(at);
+    }
+  }
+
+  // The loaded queries and a strip of `width` keys; `theirs`: the sums of its pixels as queries.
+  void meet(int64_t count, const Sums& mine, int64_t width, const Sums* theirs) {
+    const int64_t pitch = row_pitch(channels_), parts = parts_of(count, at_once);
+    for (int64_t p = 0; p < parts; ++p) {
+      const Range rows = part(count, parts, p);
+      const Sums sums{mine.out + rows.begin * pitch, mine.greatest + rows.begin,
+                      mine.total + rows.begin};
+      scores_of(query_ + rows.begin * row_pitch(depth_), rows.count, depth_, turned_, width,
+                scores_);
+      for (int64_t i = 0; i < rows.count; ++i) {
+        for (int64_t x = width; x < round_up(width, lanes); ++x) {
+          scores_[i * score_pitch + x] = -__builtin_inff();
+        }
+      }
+      weigh_rows(scores_, rows.count, width, call_.scale, sums, channels_, weights_);
+      add_rows(weights_, rows.count, value_, width, channels_, sums.out);
+      if (theirs) {
+        weigh_columns(scores_, rows.count, width, call_.scale, *theirs, channels_);
+        add_columns(scores_, width, own_value_ + rows.begin * pitch, rows.count, channels_,
+                    theirs->out);
+      }
+    }
+  }
+
+  void finish(int64_t set, Range pixels, const Sums& sums) {
+    float* const greatest = call_.statistics + set * context_.pixels + pixels.begin;
+    float* const inverse = greatest + context_.sets * context_.pixels;
+    for (int64_t i = 0; i < pixels.count; ++i) {
+      greatest[i] = sums.greatest[i];
+      inverse[i] = 1 / sums.total[i];
+      scale_row(sums.out + i * row_pitch(channels_), channels_, inverse[i]);
+    }
+    scatter<T>(sums.out, call_.out, call_.sets, set, pixels);
+  }
+
+  int64_t bytes() const {
+    return 4 * (row_pitch(depth_) * (most_block + strip) + turned_size(strip, depth_) +
+                row_pitch(channels_) * (most_block + strip) + 2 * at_once * score_pitch +
+                2 * most_block) +
+           8 * 64;
+  }
+
+  const Context& context_;
+  const Attention& call_;
+  const int64_t depth_, channels_;  // D, Dv
+  Scratch scratch_;
+  float* query_;              // [most_block, row_pitch(D)]
+  float* own_value_;          // [most_block, row_pitch(Dv)]; without pairs, the sums of the queries
+  float* key_;                // [strip, row_pitch(D)]
+  float* turned_;             // the same, turned
+  float* value_;              // [strip, row_pitch(Dv)]
+  float *scores_, *weights_;  // [at_once, score_pitch]
+  float* statistics_;         // [2, most_block]
+};
+
+bool run_pairs(Context& context) {
+  const int64_t blocks = context.sets * context.blocks;
+  const int64_t rows = context.sets * context.pixels * row_pitch(context.call.value.channels);
+  Scratch scratch(4 * (rows + 2 * blocks * most_block) + 3 * 64);
+  if (!scratch) {
+    return false;
+  }
+  context.sums = {scratch.take<float>(rows), scratch.take<float>(blocks * most_block),
+                  scratch.take<float>(blocks * most_block)};
+  run_workers<Forward>(blocks, context, [](auto& worker, Context& context, int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      worker.clear_block(i / context.blocks, i % context.blocks);
+    }
+  });
+  for (context.round = 0; context.round < context.blocks; ++context.round) {
+    const auto work = [](auto& worker, Context& context, int64_t task, int64_t end) {
+      const int64_t pairs = context.blocks / 2;
+      for (; task < end; ++task) {
+        const BlockPair pair = pair_of(context.round, task % pairs, context.blocks);
+        worker.run_pair(task / pairs, pair);
+        if (pair.a == pair.b) {
+          worker.run_pair(task / pairs, {pair.a - pairs, pair.a - pairs});
+        }
+      }
+    };
+    run_workers<Forward>(blocks / 2, context, work);
+  }
+  run_workers<Forward>(blocks, context, [](auto& worker, Context& context, int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      worker.finish_block(i / context.blocks, i % context.blocks);
+    }
+  });
+  return context.failed == 0;
+}
+
+}  // namespace
+
+bool attention_cpu(const Attention& call) {
+  Context context(call);
+  if (call.shared && blocks_of(context.pixels) > 1) {
+    context.blocks = blocks_of(context.pixels);
+    return run_pairs(context);
+  }
+  const auto work = [](auto& worker, Context&, int64_t begin, int64_t end) {
+    worker.run_queries(begin, end);
+  };
+  run_workers<Forward>(context.sets * context.pixels, context, work);
+  return context.failed == 0;
+}
+
+}  // namespace openseg::OPENSEG_ISA

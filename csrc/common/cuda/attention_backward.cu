@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: MIT
+// Backward: all that a block sums belongs to the pixels that it owns, so that there are neither
+// atomics nor partial sums. For own pixel i and another j, with the weight P_ij of query i and key
+// j, the pair gives
+//
+// * to i as a query: P_ij (dO_i v_j - delta_i) k_j, its gradient but for the scale;
+// * to i as a key: P_ji (dO_j v_i - delta_j) q_j, and P_ji dO_j to the gradient of its value;
+//
+// where delta_i = dO_i O_i. Where key is query, one score serves both roles: five products for a
+// tile. Else one launch has the pixels as queries (three products) and one as keys (four).
+#include "common/cuda/attention.cuh"
+#include "common/cuda/attention.h"
+
+namespace openseg {
+namespace {
+
+enum PhaseIndex { scores_phase, query_phase, key_phase, value_phase, map_phase };
+
+struct BackwardCall {
+  Program program;    // of the phases above, those that are there
+  Source grad_map;    // of query or key, in the role that the block has its pixels in
+  Source grad_value;  // with key_phase
+  int64_t value_channels;
+  const float* most;  // the statistics of Attention
+  const float* inverse;
+  const float* delta;
+  float scale;
+};
+
+// Of a pixel as a query: the weight of a score is exp(score - most) * inverse.
+struct Statistics {
+  float most, inverse, delta;
+};
+
+template <typename Shape>
+struct Memory {
+  using T = typename Shape::Number;
+  T* kept;
+  T* ring;
+  T* weights;          // P_ji
+  T* grad_weights;     // the factors of k_j and q_j above, summed
+  Statistics* others;  // of the pixels of the tile
+
+  __host__ __device__ Memory(SharedMemory& shared, const Program& program)
+      : kept(shared.take<T>(kept_pieces(program) * Shape::own_piece)),
+        ring(shared.take<T>(ring_stages * Shape::slot(program.keeps_own))),
+        weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
+        grad_weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
+        others(shared.take<Statistics>(tile_pixels)) {}
+
+  static __host__ __device__ int kept_pieces(const Program& program) {
+    const Phase* const phases = program.phases;
+    const int pieces = phases[scores_phase].pieces + phases[query_phase].pieces;
+    return program.keeps_own ? pieces + phases[key_phase].pieces : 0;
+  }
+};
+
+template <typename Shape>
+class Backward {
+ public:
+  using T = typename Shape::Number;
+  using Scores = float[Shape::score_tiles][4];
+  using Sums = float[Shape::out_tiles][4];
+
+  __device__ Backward(const BackwardCall& call, SharedMemory& shared)
+      : call_(call),
+        memory_(shared, call.program),
+        place_(call.program, Shape::rows),
+        stream_(call.program, place_, memory_.kept, memory_.ring) {
+    for (int half = 0; half < 2; ++half) {
+      own_[half] = statistics_of(place_.first + share_.row(2 * half));
+    }
+  }
+
+  __device__ void run() {
+    const Program& program = call_.program;
+    Sums grad_map = {};
+    Sums grad_value = {};
+    for (int tile = 0; tile < program.tiles; ++tile) {
+      if (threadIdx.x < tile_pixels) {
+        memory_.others[threadIdx.x] = statistics_of(tile * tile_pixels + threadIdx.x);
+      }
+      weigh(place_.length - tile * tile_pixels);
+      multiply_values(grad_value, memory_.weights, value_phase);
+      multiply_values(grad_map, memory_.grad_weights, map_phase);
+    }
+    write_own(call_.grad_map, place_, share_, grad_map, call_.scale, call_.scale);
+    if (program.phases[value_phase].pieces > 0) {
+      write_own(call_.grad_value, place_, share_, grad_value, 1, 1);
+    }
+  }
+
+ private:
+  // Pixels that are not there have no weights.
+  __device__ Statistics statistics_of(int n) const {
+    if (n >= place_.length) {
+      return {};
+    }
+    const int64_t at = place_.set * place_.length + n;
+    return {call_.most[at], call_.inverse[at], call_.delta[at]};
+  }
+
+  __device__ void multiply_channels(Scores& products, int phase) {
+#pragma unroll
+    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        products[tile][e] = 0;
+      }
+    }
+#pragma unroll 1
+    for (int piece = 0; piece < call_.program.phases[phase].pieces; ++piece) {
+      const T* const streamed = stream_.next();
+      share_.add_scores(products, stream_.own(streamed, kept_index_++), streamed);
+    }
+  }
+
+  __device__ void multiply_values(Sums& sums, const T* weights, int phase) {
+#pragma unroll 1
+    for (int piece = 0; piece < call_.program.phases[phase].pieces; ++piece) {
+      const T* const streamed = stream_.next();
+      share_.add_values(sums, weights + piece * step_depth<T>, streamed);
+    }
+  }
+
+  // The weights of a tile of which the first `columns` count, and their gradients.
+  __device__ void weigh(int columns) {
+    kept_index_ = 0;
+    Scores scores;
+    Scores grads = {};
+#pragma unroll 1
+    for (int phase = scores_phase; phase <= key_phase; ++phase) {
+      if (call_.program.phases[phase].pieces == 0) {
+        continue;
+      }
+      Scores products;
+      multiply_channels(products, phase);
+      if (phase == query_phase) {
+        add_as_query(grads, scores, products, columns);
+      } else if (phase == key_phase) {
+        add_as_key(grads, scores, products);
+        share_.store_scores(memory_.weights, scores);
+      } else {
+        scale_scores(scores, products);
+      }
+    }
+    share_.store_scores(memory_.grad_weights, grads);
+  }
+
+  __device__ void scale_scores(Scores& scores, const Scores& products) const {
+#pragma unroll
+    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        scores[tile][e] = products[tile][e] * call_.scale;
+      }
+    }
+  }
+
+  __device__ void add_as_query(Scores& grads, const Scores& scores, const Scores& products,
+                               int columns) const {
+#pragma unroll
+    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const Statistics& own = own_[e / 2];
+        const bool counts = share_.score_column(tile, e) < columns;
+        const float weight = exp_fast(scores[tile][e] - own.most) * own.inverse;
+        grads[tile][e] += counts ? weight * (products[tile][e] - own.delta) : 0;
+      }
+    }
+  }
+
+  // Scores become weights.
+  __device__ void add_as_key(Scores& grads, Scores& scores, const Scores& products) const {
+#pragma unroll
+    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const Statistics& other = memory_.others[share_.score_column(tile, e)];
+        scores[tile][e] = exp_fast(scores[tile][e] - other.most) * other.inverse;
+        grads[tile][e] += scores[tile][e] * (products[tile][e] - other.delta);
+      }
+    }
+  }
+
+  const BackwardCall& call_;
+  const Memory<Shape> memory_;
+  const Place place_;
+  const WarpShare<Shape> share_;
+  Stream<Shape> stream_;
+  Statistics own_[2];  // of the lane's rows
+  int kept_index_ = 0;
+};
+
+template <typename T, int rows, int width>
+__global__ void __launch_bounds__(attention_threads)
+    attention_backward_kernel(const __grid_constant__ BackwardCall call) {
+  SharedMemory shared;
+  Backward<Shape<T, rows, width>>(call, shared).run();
+}
+
+struct DeltaCall {
+  Program program;
+  Map out;
+  Map grad;
+  float* delta;
+};
+
+// A warp has one pixel where channels lie side by side, else a thread has.
+template <typename T>
+__global__ void __launch_bounds__(attention_threads)
+    attention_delta_kernel(const __grid_constant__ DeltaCall call) {
+  const Place place(call.program, attention_threads);
+  const T* const outs = static_cast<const T*>(call.out.data) + place.image * call.out.stride_batch;
+  const T* const grads =
+      static_cast<const T*>(call.grad.data) + place.image * call.grad.stride_batch;
+  const bool by_warp = call.out.stride_channel == 1;
+  for (int i = 0; i < (by_warp ? warp_size : 1); ++i) {
+    const int n = place.first + (by_warp ? warp_index() * warp_size + i : (int)threadIdx.x);
+    float sum = 0;
+    if (n < place.length) {
+      const int64_t pixel = place.pixel(n);
+      for (int c = by_warp ? lane_index() : 0; c < call.out.channels;
+           c += by_warp ? warp_size : 1) {
+        sum += to_float(outs[pixel * call.out.stride_pixel + c * call.out.stride_channel]) *
+               to_float(grads[pixel * call.grad.stride_pixel + c * call.grad.stride_channel]);
+      }
+    }
+    if (by_warp) {
+      sum = warp_sum(sum);
+    }
+    if (n < place.length && (!by_warp || lane_index() == 0)) {
+      call.delta[place.set * place.length + n] = sum;
+    }
+  }
+}
+
+// The sums of a block stay in registers: for more than 256 channels it has half as many pixels.
+template <typename T>
+void launch_backward(BackwardCall call, void* stream) {
+  const auto launch_shape = [&](auto shape, auto kernel) {
+    using Tiles = decltype(shape);
+    const int64_t shared_bytes = plan_memory<Memory<Tiles>>(call.program);
+    const int64_t blocks = plan_blocks(call.program, Tiles::rows, call.grad_map.map.batch);
+    launch(kernel, blocks, attention_threads, shared_bytes, stream, call);
+  };
+  if (call.grad_map.map.channels <= 256 && call.value_channels <= 256) {
+    launch_shape(Shape<T, 64, 256>(), attention_backward_kernel<T, 64, 256>);
+  } else {
+    launch_shape(Shape<T, 32, 512>(), attention_backward_kernel<T, 32, 512>);
+  }
+}
+
+template <typename T>
+void launch_delta(DeltaCall call, void* stream) {
+  const int64_t blocks = plan_blocks(call.program, attention_threads, call.out.batch);
+  launch(attention_delta_kernel<T>, blocks, attention_threads, 0, stream, call);
+}
+
+// With the pixels in one role, or in both where key is query.
+BackwardCall call_of(const AttentionBackward& call, const float* delta, bool as_query,
+                     bool as_key) {
+  const Attention& forward = call.forward;
+  const Map& own = as_query ? forward.query : forward.key;
+  const Map& others = as_query ? forward.key : forward.query;
+  BackwardCall result{
+      .program = make_program(forward.sets),
+      .grad_map = source_of(as_query ? call.grad_query : call.grad_key),
+      .grad_value = source_of(call.grad_value),
+      .value_channels = forward.value.channels,
+      .most = forward.statistics,
+      .inverse = forward.statistics + statistics_count(forward),
+      .delta = delta,
+      .scale = forward.scale,
+  };
+  Phase* const phases = result.program.phases;
+  phases[scores_phase] = over_channels(own, others);
+  phases[map_phase] = over_pixels(others);
+  if (as_query) {
+    phases[query_phase] = over_channels(call.grad_out, forward.value);
+  }
+  if (as_key) {
+    phases[key_phase] = over_channels(forward.value, call.grad_out);
+    phases[value_phase] = over_pixels(call.grad_out);
+  }
+  return result;
+}
+
+void launch_backward(const BackwardCall& call, bool tf32, void* stream) {
+  if (tf32) {
+    launch_backward<tfloat32>(call, stream);
+  } else {
+    OPENSEG_DISPATCH_FLOATING(call.grad_map.map.dtype, launch_backward<scalar_t>(call, stream))
+  }
+}
+
+}  // namespace
+
+void attention_backward_cuda(const AttentionBackward& call, float* delta, bool allow_tf32,
+                             void* stream) {
+  const Attention& forward = call.forward;
+  check_attention(forward);
+  const DeltaCall delta_call{make_program(forward.sets), forward.out, call.grad_out, delta};
+  OPENSEG_DISPATCH_FLOATING(forward.out.dtype, launch_delta<scalar_t>(delta_call, stream))
+  const bool tf32 = allow_tf32 && forward.out.dtype == DType::float32;
+  if (forward.shared) {
+    launch_backward(call_of(call, delta, true, true), tf32, stream);
+  } else {
+    launch_backward(call_of(call, delta, true, false), tf32, stream);
+    launch_backward(call_of(call, delta, false, true), tf32, stream);
+  }
+}
+
+}  // namespace openseg

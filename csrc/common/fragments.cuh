@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+// Products of tiles in shared memory on the tensor cores, in one shape for every type: a step of a
+// product has 32 bytes of depth, 16 numbers of 16 bits or 8 of 32.
+//
+// `stride` is the distance of rows in elements. Rows start at multiples of 16 bytes; without bank
+// conflicts where stride is an odd multiple of 16 bytes (load_right of 32-bit numbers: of 32).
+#pragma once
+
+#include <type_traits>
+
+#include "common/device.cuh"
+
+namespace openseg {
+
+// A float32 that takes part in products as a TF32. Those of plain floats are as exact as float32:
+// each is split into two TF32, and three of the four products are summed.
+struct tfloat32 {
+  float value;
+};
+
+__device__ inline float to_float(tfloat32 value) {
+  return value.value;
+}
+
+__device__ inline void store(tfloat32* to, float value) {
+  to->value = value;
+}
+
+__device__ inline void store_pair(tfloat32* to, float first, float second) {
+  store_pair(&to->value, first, second);
+}
+
+template <typename T>
+constexpr int step_depth = 32 / sizeof(T);
+
+// The left factor: 16 rows of the tile, step_depth columns.
+template <typename T>
+__device__ void load_left(uint32_t (&a)[4], const T* tile, int stride) {
+  const int lane = lane_index();
+  load_matrices<false>(a, tile + lane % 16 * stride + lane / 16 * (step_depth<T> / 2));
+}
+
+// The left factor, which lies as step_depth rows of 16 numbers.
+template <typename T>
+__device__ void load_left_transposed(uint32_t (&a)[4], const T* tile, int stride) {
+  const int lane = lane_index();
+  if constexpr (sizeof(T) == 2) {
+    load_matrices<true>(a, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
+  } else {
+    const T* const row = tile + lane % 4 * stride + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+      a[half] = bits_of(to_float(row[8 * half]));
+      a[half + 2] = bits_of(to_float(row[4 * stride + 8 * half]));
+    }
+  }
+}
+
+// Two right factors of 8 columns, which lie as 16 rows of the tile.
+template <typename T>
+__device__ void load_right_transposed(uint32_t (&b)[2][2], const T* tile, int stride) {
+  const int lane = lane_index();
+  uint32_t matrices[4];
+  load_matrices<false>(
+      matrices, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * (step_depth<T> / 2));
+  b[0][0] = matrices[0];
+  b[0][1] = matrices[1];
+  b[1][0] = matrices[2];
+  b[1][1] = matrices[3];
+}
+
+// Two right factors of 8 columns, side by side: step_depth rows of the tile.
+template <typename T>
+__device__ void load_right(uint32_t (&b)[2][2], const T* tile, int stride) {
+  const int lane = lane_index();
+  if constexpr (sizeof(T) == 2) {
+    uint32_t matrices[4];
+    load_matrices<true>(matrices, tile + lane % 16 * stride + lane / 16 * 8);
+    b[0][0] = matrices[0];
+    b[0][1] = matrices[1];
+    b[1][0] = matrices[2];
+    b[1][1] = matrices[3];
+  } else {
+    const T* const row = tile + lane % 4 * stride + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+      b[half][0] = bits_of(to_float(row[8 * half]));
+      b[half][1] = bits_of(to_float(row[4 * stride + 8 * half]));
+    }
+  }
+}
+
+// What is left of the float `bits` beyond its TF32 `head`.
+__device__ inline uint32_t tf32_tail(uint32_t bits, uint32_t head) {
+  return round_to_tf32(float_from_bits(bits) - float_from_bits(head));
+}
+
+// d += a b
+template <typename T>
+__device__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (sizeof(T) == 2) {
+    mma<T>(d, a, b);
+  } else {
+    uint32_t a_head[4];
+    uint32_t b_head[2];
+    for (int i = 0; i < 4; ++i) {
+      a_head[i] = round_to_tf32(float_from_bits(a[i]));
+    }
+    for (int i = 0; i < 2; ++i) {
+      b_head[i] = round_to_tf32(float_from_bits(b[i]));
+    }
+    if constexpr (std::is_same_v<T, float>) {
+      uint32_t a_tail[4];
+      uint32_t b_tail[2];
+      for (int i = 0; i < 4; ++i) {
+        a_tail[i] = tf32_tail(a[i], a_head[i]);
+      }
+      for (int i = 0; i < 2; ++i) {
+        b_tail[i] = tf32_tail(b[i], b_head[i]);
+      }
+      mma<float>(d, a_tail, b_head);
+      mma<float>(d, a_head, b_tail);
+    }
+    mma<float>(d, a_head, b_head);
+  }
+}
+
+}  // namespace openseg

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT
+// The pixels of a set as rows of floats, and products of them, for csrc/common/cpu alone.
+//
+// A block of pixels is gathered into scratch as rows [pixels, channels], from any layout and dtype.
+// Rows are either factor of a sum over pixels and the left one of a sum over channels; for the
+// right one they are turned into panels [panel, channels, pixels of the panel].
+#pragma once
+
+#include "common/attention.h"
+#include "common/parallel.h"
+#include "common/regions.h"
+
+namespace openseg::OPENSEG_ISA {
+namespace {
+
+constexpr int64_t most_block = 304;     // pixels that are gathered to meet all others
+constexpr int64_t strip = 128;          // pixels that they meet together
+constexpr int64_t at_once = 48;         // of a block: their scores stay in the cache
+constexpr float lowest = -__FLT_MAX__;  // a maximum of nothing: exp(lowest - x) is 0, not NaN
+
+// Pitches are 16 floats more than they hold: at a power of two, rows would push each other out.
+constexpr int64_t score_pitch = strip + 16;
+
+inline int64_t row_pitch(int64_t channels) {
+  return round_up(channels, panel) + 16;
+}
+
+struct Range {
+  int64_t begin, count;
+};
+
+// Part `index` of `parts` of 0..total, all of nearly one size, each a multiple of `unit` but the
+// last.
+inline Range part(int64_t total, int64_t parts, int64_t index, int64_t unit = 1) {
+  const int64_t units = (total + unit - 1) / unit;
+  const int64_t begin = index * units / parts * unit, end = (index + 1) * units / parts * unit;
+  return {begin, (end < total ? end : total) - begin};
+}
+
+inline int64_t parts_of(int64_t total, int64_t most) {
+  return (total + most - 1) / most;
+}
+
+// Blocks of a set in the passes that visit pairs of them: one, or an even number, of most_block
+// pixels at most. It depends on nothing but the size, as then do the results.
+inline int64_t blocks_of(int64_t pixels) {
+  if (pixels <= most_block) {
+    return 1;
+  }
+  int64_t blocks = 2;
+  while (blocks < 32 && pixels / blocks >= 256) {
+    blocks *= 2;
+  }
+  const int64_t needed = parts_of(pixels, most_block);
+  return needed <= blocks ? blocks : round_up(needed, 32);
+}
+
+// Calls visit(first, stride, count, at) for the pixels begin..begin+count of a set, line by line:
+// the place of the run's first pixel in the map and its stride, in elements, and its first row.
+template <typename Visit>
+void for_each_run(const Map& map, const PixelSets& sets, int64_t set, Range pixels,
+                  const Visit& visit) {
+  const int64_t image = set / sets.count(), place = set % sets.count();
+  const int64_t origin =
+      place / sets.across * sets.stride_down + place % sets.across * sets.stride_across;
+  for (int64_t at = 0; at < pixels.count;) {
+    const int64_t line = (pixels.begin + at) / sets.columns;
+    const int64_t column = (pixels.begin + at) % sets.columns;
+    const int64_t left = sets.columns - column, wanted = pixels.count - at;
+    const int64_t count = left < wanted ? left : wanted;
+    const int64_t pixel = origin + line * sets.stride_line + column * sets.stride_column;
+    visit(image * map.stride_batch + pixel * map.stride_pixel,
+          sets.stride_column * map.stride_pixel, count, at);
+    at += count;
+  }
+}
+
+// Pixels of a set to rows at row_pitch(channels), with zeros up to a whole panel of channels.
+template <typename T>
+void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, float* rows) {
+  const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
+  for_each_run(map, sets, set, pixels,
+               [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
+                 const T* const from = (const T*)map.data + first;
+                 float* const to = rows + at * pitch;
+                 if (channel == 1 || stride == 1) {
+                   const Matrix<T> run{from, count, map.channels, stride, channel};
+                   return pack(run, to, pitch);
+                 }
+                 for (int64_t c = 0; c < round_up(map.channels, panel); c += lanes) {
+                   const int64_t left = map.channels - c;
+                   for (int64_t x = 0; x < count; ++x) {
+                     T copy[lanes] = {};
+                     for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
+                       copy[lane] = from[(c + lane) * channel + x * stride];
+                     }
+                     store(to + x * pitch + c, load_float(copy));
+                   }
+                 }
+               });
+}
+
+// The reverse.
+template <typename T>
+void scatter(const float* rows, const Map& map, const PixelSets& sets, int64_t set, Range pixels) {
+  const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
+  for_each_run(map, sets, set, pixels,
+               [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
+                 T* const to = (T*)map.data + first;
+                 for (int64_t c = 0; c < map.channels; c += lanes) {
+                   const int64_t left = map.channels - c;
+                   for (int64_t x = 0; x < count; ++x) {
+                     const vfloat values = load<vfloat>(rows + (at + x) * pitch + c);
+                     if (channel == 1) {
+                       store_some(to + x * stride + c, values, left);
+                       continue;
+                     }
+                     T copy[lanes];
+                     store_float(copy, values);
+                     for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
+                       to[(c + lane) * channel + x * stride] = copy[lane];
+                     }
+                   }
+                 }
+               });
+}
+
+// Rows as the right factor of `scores_of`.
+inline void turn(const float* rows, int64_t count, int64_t channels, float* panels) {
+  pack(Matrix<float>{rows, channels, count, 1, row_pitch(channels)}, panels, panel,
+       channels * panel);
+}
+
+inline int64_t turned_size(int64_t count, int64_t channels) {
+  return round_up(count, panel) * channels;
+}
+
+// `multiply` for a left factor that is larger than a panel of the right one, which stays in the
+// nearest cache.
+template <Into into, Rows lie>
+void multiply_panels(const Operands<float>& in, int64_t rows, int64_t columns, float* out,
+                     int64_t stride) {
+  const int64_t tiles = parts_of(rows, most_rows);
+  Operands<float> of_tile = in;
+  for (int64_t x = 0; x < columns; x += panel, of_tile.b += in.panel_pitch) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const Range range = part(rows, tiles, t);
+      of_tile.a = in.a + range.begin * (lie == Rows::adjacent ? 1 : in.pitch_a);
+      tile_of<most_rows, into, lie>(range.count, of_tile, out + range.begin * stride + x, stride,
+                                    panel);
+    }
+  }
+}
+
+// scores[i, j] = Σ_c rows[i, c] · turned[j, c], whole panels of j.
+inline void scores_of(const float* rows, int64_t count, int64_t channels, const float* turned,
+                      int64_t width, float* scores) {
+  const Operands<float> in{rows, row_pitch(channels), turned, panel, channels * panel, channels};
+  multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch);
+}
+
+// out[i, c] += Σ_j weights[i, j] · rows[j, c], for i below `count` and j below `depth`
+inline void add_rows(const float* weights, int64_t count, const float* rows, int64_t depth,
+                     int64_t channels, float* out) {
+  const int64_t pitch = row_pitch(channels);
+  const Operands<float> in{weights, score_pitch, rows, pitch, panel, depth};
+  multiply_panels<Into::add, Rows::apart>(in, count, channels, out, pitch);
+}
+
+// out[j, c] += Σ_i weights[i, j] · rows[i, c], for j below `count` and i below `depth`
+inline void add_columns(const float* weights, int64_t count, const float* rows, int64_t depth,
+                        int64_t channels, float* out) {
+  const int64_t pitch = row_pitch(channels);
+  const Operands<float> in{weights, score_pitch, rows, pitch, panel, depth};
+  multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch);
+}
+
+// Pairs of blocks of a set in rounds 0..blocks-1, each once and no block twice in a round, so that
+// what is summed for a block has one order. Of a pair with itself and an even number of blocks, it
+// stands for the one blocks / 2 before as well, to make blocks / 2 tasks of a round.
+struct BlockPair {
+  int64_t a, b;
+};
+
+inline BlockPair pair_of(int64_t round, int64_t task, int64_t blocks) {
+  const int64_t before = (round + 1) / 2;
+  if (task < before) {
+    return {task, round - task};
+  }
+  const int64_t a = round + 1 + task - before;
+  return {a, blocks + round - a};
+}
+
+// Work{}(worker, context, begin, end) in pieces of 0..count, each with a Worker<dtype> of its own.
+template <template <typename> class Worker, typename Context, typename Work>
+void run_workers(int64_t count, Context& context, Work) {
+  run_parallel(
+      count, 1,
+      [](int64_t begin, int64_t end, void* pointer) {
+        Context& context = *(Context*)pointer;
+        OPENSEG_DISPATCH_FLOATING(context.dtype, {
+          Worker<scalar_t> worker(context);
+          if (worker) {
+            Work{}(worker, context, begin, end);
+          } else {
+            __atomic_store_n(&context.failed, 1, __ATOMIC_RELAXED);
+          }
+        })
+      },
+      &context);
+}
+
+}  // namespace
+}  // namespace openseg::OPENSEG_ISA

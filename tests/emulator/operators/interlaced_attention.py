@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: MIT
+"""Cases and mutants of `interlaced_attention`."""
+
+import numpy as np
+
+from tests.emulator import attention
+from tests.emulator.attention import Case, Sets
+from tests.emulator.kernels import Kernels
+from tests.emulator.mutants import ASAN, RACE_WRITE, VALUES, Mutant
+
+
+def long_sets(height: int, width: int, down: int, across: int) -> Sets:
+    fields = {
+        "down": down,
+        "across": across,
+        "lines": height // down,
+        "columns": width // across,
+        "stride_down": width,
+        "stride_across": 1,
+        "stride_line": down * width,
+        "stride_column": across,
+    }
+    rows, columns = np.divmod(np.arange(height * width), width)
+    return Sets((height, width), fields, sorted_by(rows % down * across + columns % across))
+
+
+def short_sets(height: int, width: int, down: int, across: int) -> Sets:
+    fields = {
+        "down": height // down,
+        "across": width // across,
+        "lines": down,
+        "columns": across,
+        "stride_down": down * width,
+        "stride_across": across,
+        "stride_line": width,
+        "stride_column": 1,
+    }
+    rows, columns = np.divmod(np.arange(height * width), width)
+    return Sets(
+        (height, width), fields, sorted_by(rows // down * (width // across) + columns // across)
+    )
+
+
+def sorted_by(sets: np.ndarray) -> np.ndarray:
+    """[sets, pixels of a set], in the order of the map."""
+    return np.argsort(sets, kind="stable").reshape(sets.max() + 1, -1)
+
+
+CASES = [
+    Case(2, 8, 16, long_sets(4, 9, 2, 3), "float16"),
+    Case(1, 64, 512, short_sets(2, 6, 2, 3), "bfloat16"),
+    Case(1, 8, 8, short_sets(16, 8, 8, 8), "tf32", channels_last=False),
+    Case(1, 24, 8, long_sets(26, 15, 2, 3), "bfloat16", channels_last=False, shared=True),
+    Case(1, 100, 8, long_sets(1, 3, 1, 3), "float32", shared=True),
+    Case(0, 8, 8, long_sets(2, 3, 2, 3)),
+]
+
+
+def check(kernels: Kernels) -> None:
+    attention.check(kernels, CASES)
+
+
+SHARED = "common/cuda/attention.cuh"
+FORWARD = "common/cuda/attention_forward.cu"
+MUTANTS = [
+    Mutant(
+        "all pixels of the map in the softmax",
+        "plain",
+        VALUES,
+        "place.length - tile * tile_pixels",
+        "(int)call.out.map.pixels - tile * tile_pixels",
+        FORWARD,
+    ),
+    Mutant(
+        "statistics as if sets had 64 pixels",
+        "asan",
+        ASAN,
+        "call.inverse[place.set * place.length + n]",
+        "call.inverse[place.set * own_rows + n]",
+        FORWARD,
+    ),
+    Mutant(
+        "statistics without the image",
+        "race",
+        RACE_WRITE,
+        "call.most[place.set * place.length + n]",
+        "call.most[n]",
+        FORWARD,
+    ),
+    Mutant(
+        "sets of a row of sets where the first one is",
+        "plain",
+        VALUES,
+        "(int)set % across * (int)sets.stride_across",
+        "0",
+        SHARED,
+    ),
+    Mutant(
+        "pieces not waited for",
+        "asan",
+        ASAN,
+        "    wait_for_copies<ring_stages - 2>();\n",
+        "",
+        SHARED,
+    ),
+    Mutant(
+        "pieces overwritten while they are read",
+        "race",
+        RACE_WRITE,
+        "    wait_for_copies<ring_stages - 2>();\n    sync_block();\n",
+        "    wait_for_copies<ring_stages - 2>();\n    sync_warp();\n",
+        SHARED,
+    ),
+    Mutant(
+        "channels beyond the last",
+        "asan",
+        ASAN,
+        "if (n < place.length && channel < map.channels) {",
+        "if (n < place.length) {",
+        SHARED,
+    ),
+    Mutant(
+        "own pixels beyond the last",
+        "asan",
+        ASAN,
+        "    if (n >= place.length) {\n      continue;\n    }\n",
+        "",
+        SHARED,
+    ),
+    Mutant(
+        "registers of the right factor exchanged",
+        "plain",
+        VALUES,
+        "multiply<T>(scores[tile + 1], left, right[1]);",
+        "multiply<T>(scores[tile + 1], left, {right[1][1], right[1][0]});",
+        SHARED,
+    ),
+]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""What the tests of `self_attention` and of `interlaced_attention` have in common."""
+
+import torch
+
+from tests.ops.gradients import check_budget, random_gradient, with_gradients
+from tests.ops.oracle import laid_out
+
+
+def maps(b, d, dv, h, w, dtype=torch.float64, layout="contiguous"):
+    """Random query, key and value."""
+    generator = torch.Generator().manual_seed(b + d + dv + h + w)
+    shapes = (b, d, h, w), (b, d, h, w), (b, dv, h, w)
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    return [laid_out(t.to(dtype), layout) for t in tensors]
+
+
+def arguments(operator, tensors, shared, **options):
+    """(function, its tensors): the operator of three maps, or of two when the key is the query."""
+    if shared:
+        query, _, value = tensors
+        return lambda q, v: operator(q, q, v, **options), (query, value)
+    return lambda q, k, v: operator(q, k, v, **options), tuple(tensors)
+
+
+def check_kernel(operator, tensors, shared, **options):
+    """The CPU kernel's result and gradients keep the error budget.
+
+    From the gradient of a weight it subtracts Σ_c grad_out · out, where plain code subtracts
+    Σ_m weight · grad_weight: at a weight near 1 that is nearly the number itself, error and all.
+    The rounding of `out` and of the kernel's sum stays, and reaches gradients of query and key.
+    """
+    results = {}
+    for backend in ("cpp", "reference"):
+        function, given = arguments(operator, tensors, shared, backend=backend, **options)
+        results[backend] = with_gradients(function, given)
+    exact = with_gradients(function, [t.double() for t in given])
+    slack = [0.0] * len(exact)
+    if exact[0].numel():
+        terms = (random_gradient(exact[0].shape) * exact[0]).abs().sum(1).max()
+        vectors = max(t.abs().max() for t in given[:-1]) * given[0].shape[1] ** -0.5
+        slack[1:-1] = [torch.finfo(given[0].dtype).eps * terms * vectors] * (len(exact) - 2)
+    check_budget(results["cpp"], results["reference"], exact, slack)
