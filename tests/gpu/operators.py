@@ -94,11 +94,11 @@ def upsample_cross_entropy(batch, channels, classes, size, dtype, layout, **opti
     return Call(lambda x, y, **backend: function(x, y, **backend), [logits, target], 1)
 
 
-def inplace_abn(batch, channels, classes, size, dtype, layout):
+def inplace_abn(batch, channels, classes, size, dtype, layout, **options):
     x = map_(batch, channels, size, dtype, layout)
     weight, bias = (map_(1, channels, (1, 1), torch.float32, "contiguous", s) for s in (1, 2))
     function = functools.partial(
-        ops.inplace_abn, running_mean=None, running_var=None, training=True
+        ops.inplace_abn, running_mean=None, running_var=None, training=True, **options
     )
     return Call(function, [x, 0.5 + weight.view(-1).abs(), bias.view(-1)], 3)
 
@@ -132,7 +132,7 @@ DIFFERENTIABLE = {
     "upsample_cross_entropy smoothed": functools.partial(
         upsample_cross_entropy, label_smoothing=0.1, align_corners=False, reduction="none"
     ),
-    "inplace_abn": inplace_abn,
+    "inplace_abn": functools.partial(inplace_abn, keep="input"),
 }
 DISCRETE = {"upsample_argmax": upsample_argmax, "confusion_matrix": confusion_matrix}
 ALL = DIFFERENTIABLE | DISCRETE

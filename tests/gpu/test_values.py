@@ -4,8 +4,17 @@
 import pytest
 import torch
 
-from tests.gpu.operators import ALL, BACKENDS, DIFFERENTIABLE, or_skip
+from tests.gpu.operators import (
+    ALL,
+    BACKENDS,
+    DIFFERENTIABLE,
+    gradient_of,
+    inplace_abn,
+    or_skip,
+)
 from tests.ops.gradients import check_budget
+from tests.ops.test_inplace_abn import EPS, INVERTIBLE
+from tests.ops.test_inplace_abn_cpp import batch_statistics, inverted
 
 # batch, channels, classes, size; every combination costs Triton seconds to compile
 ONE_PIXEL, PRIMES, BLOCKS = (1, 8, 2, (1, 1)), (3, 100, 19, (15, 4)), (2, 64, 59, (13, 31))
@@ -50,6 +59,24 @@ def test_small(name, backend, shape, layout, dtype):
 @pytest.mark.parametrize(("shape", "layout", "dtype"), LARGE)
 def test_large(name, backend, shape, layout, dtype):
     check(name, backend, shape, layout, dtype)
+
+
+@backends
+@pytest.mark.parametrize("activation", INVERTIBLE)
+@pytest.mark.parametrize(("shape", "layout", "dtype"), SMALL[2:] + LARGE[:1])
+def test_inplace_abn_has_the_gradients_of_its_output(backend, activation, shape, layout, dtype):
+    kind, parameter = activation
+    options = {"activation": kind, "activation_param": parameter, "keep": "output", "eps": EPS}
+    call = inplace_abn(*shape, dtype, layout, **options)
+    z, *mine = or_skip(call, backend)
+    x, weight, bias = call.tensors
+
+    def recovered(wide):
+        known = batch_statistics(x, wide)
+        return inverted(z, gradient_of(z), known, weight, bias, activation, True)
+
+    plain = [t.to(m.dtype) for t, m in zip(recovered(torch.float32), mine, strict=True)]
+    check_budget(mine, plain, recovered(torch.float64))
 
 
 @backends

@@ -46,6 +46,20 @@ def test_obstacles_of_a_kernel():
     assert _backend.cpp_obstacle(object(), tensor, (torch.float64,)) is None
 
 
+def test_obstacles_of_triton(monkeypatch):
+    tensor, dtypes = torch.zeros(1), (torch.float32, torch.bfloat16)
+    monkeypatch.setattr(_backend, "_INTERPRETED", False)
+    monkeypatch.setattr(_backend, "_HAS_TRITON", True)
+    assert "GPUs, this one is on cpu" in _backend.triton_obstacle(tensor, dtypes)
+    monkeypatch.setattr(_backend, "_INTERPRETED", True)
+    assert _backend.triton_obstacle(tensor, dtypes) is None
+    assert "interpreter" in _backend.triton_obstacle(tensor.bfloat16(), dtypes)
+    assert "float64" in _backend.triton_obstacle(tensor.double(), dtypes)
+    assert _backend.choose("op", "auto", {"triton": None, "reference": None}) == "reference"
+    monkeypatch.setattr(_backend, "_HAS_TRITON", False)
+    assert "pip install" in _backend.triton_obstacle(tensor, dtypes)
+
+
 def test_a_package_without_binary_works_and_tells_why(tmp_path):
     """The Python files alone: auto takes the reference, cpp raises the reason of the build."""
     source = Path(_backend.__file__).parents[1]
@@ -57,6 +71,8 @@ def test_a_package_without_binary_works_and_tells_why(tmp_path):
     code = """
 import torch
 from openseg import ops
+import sys
+assert "triton" not in sys.modules
 a = torch.tensor([0, 1])
 assert ops.confusion_matrix(a, a, 2).tolist() == [[1, 0], [0, 1]]
 try:

@@ -54,7 +54,7 @@ def inplace_abn(
             inverse, and as is wise where |weight| is so small that rounding |bias| loses x̂.
         inplace: "auto" overwrites x where it has a gradient and no gaps, and is no leaf and no
             view, in eager kernels; what made x must not keep it, as a convolution does not.
-        backend: "auto", "cuda", "cpp" or "reference".
+        backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
         As x, in its memory format.
@@ -68,11 +68,11 @@ def inplace_abn(
     group = _others(x, group) if training else None
     given = _given(running_mean, running_var, training)
     arguments = (x, weight, bias, *given, eps, activation, activation_param, group)
-    if _backend.choose("inplace_abn", backend, _obstacles(x)) == "reference":
+    if (chosen := _backend.choose("inplace_abn", backend, _obstacles(x))) == "reference":
         z, statistics = reference.inplace_abn(*arguments)
     else:
         overwrite = inplace == "auto" and not keep_input and _may_overwrite(x)
-        z, statistics = autograd.InPlaceABN.apply(*arguments, keep_input, overwrite)
+        z, statistics = autograd.InPlaceABN.apply(*arguments, keep_input, overwrite, chosen)
     if training:
         _check_total(statistics, group)
         _update(running_mean, running_var, statistics.detach(), momentum)
@@ -81,8 +81,9 @@ def inplace_abn(
 
 def _obstacles(x: Tensor) -> dict[str, str | None]:
     return {
-        "cuda": _backend.cuda_obstacle(autograd.FORWARD, x, _KERNEL_DTYPES),
-        "cpp": _backend.cpp_obstacle(autograd.FORWARD, x, _KERNEL_DTYPES),
+        "cuda": _backend.cuda_obstacle(autograd.BINARY.inplace_abn, x, _KERNEL_DTYPES),
+        "triton": _backend.triton_obstacle(x, _KERNEL_DTYPES),
+        "cpp": _backend.cpp_obstacle(autograd.BINARY.inplace_abn, x, _KERNEL_DTYPES),
         "reference": None,
     }
 

@@ -6,50 +6,67 @@ An infinite number stands for statistics that do not depend on the batch: their 
 divided by it, vanish.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from openseg import _ext
-from openseg.ops import _flops
+from openseg.ops import _flops, _triton
 from openseg.ops._layout import empty_map
 from openseg.ops.inplace_abn import synchronise
 
-FORWARD = _ext.operator("inplace_abn")
-_OVERWRITE = _ext.operator("inplace_abn_")
-_STATISTICS = _ext.operator("inplace_abn_statistics")
-_BACKWARD = _ext.operator("inplace_abn_backward")
-_BACKWARD_SUMS = _ext.operator("inplace_abn_backward_sums")
+
+class Kernels(NamedTuple):
+    """The operators of a backend."""
+
+    inplace_abn: Any
+    inplace_abn_: Any
+    inplace_abn_statistics: Any
+    inplace_abn_backward: Any
+    inplace_abn_backward_sums: Any
 
 
 def _rows(like: Tensor, rows: int) -> Tensor:
     return like.new_empty((rows, like.shape[1]), dtype=torch.float64)
 
 
-if FORWARD is not None:
+_FAKES = Kernels(
+    lambda x, *others: (empty_map(x, x.shape[1]), _rows(x, 3)),
+    lambda x, *others: _rows(x, 3),
+    lambda x: _rows(x, 3),
+    lambda grad, kept, *others: (empty_map(kept, kept.shape[1]), _rows(kept, 2)),
+    lambda grad, kept, *others: _rows(kept, 2),
+)
+_SCHEMAS = Kernels(
+    "(Tensor x, Tensor? known, Tensor affine, float eps, str activation, float parameter)"
+    " -> (Tensor, Tensor)",
+    "(Tensor(a!) x, Tensor? known, Tensor affine, float eps, str activation, float parameter)"
+    " -> Tensor",
+    "(Tensor x) -> Tensor",
+    "(Tensor grad, Tensor kept, Tensor statistics, Tensor affine, Tensor? known, float eps,"
+    " str activation, float parameter, bool kept_input) -> (Tensor, Tensor)",
+    "(Tensor grad, Tensor kept, Tensor statistics, Tensor affine, float eps, str activation,"
+    " float parameter, bool kept_input) -> Tensor",
+)
+BINARY = Kernels(*map(_ext.operator, Kernels._fields))
+_TRITON = Kernels(
+    *(
+        _triton.operator("inplace_abn", name + schema, fake)
+        for name, schema, fake in zip(Kernels._fields, _SCHEMAS, _FAKES, strict=True)
+    )
+)
 
-    @torch.library.register_fake("openseg::inplace_abn")
-    def _(x, *others):
-        return empty_map(x, x.shape[1]), _rows(x, 3)
+if BINARY.inplace_abn is not None:
+    for name, fake in zip(Kernels._fields, _FAKES, strict=True):
+        torch.library.register_fake(f"openseg::{name}")(fake)
 
-    @torch.library.register_fake("openseg::inplace_abn_")
-    def _(x, *others):
-        return _rows(x, 3)
-
-    @torch.library.register_fake("openseg::inplace_abn_statistics")
-    def _(x):
-        return _rows(x, 3)
-
-    @torch.library.register_fake("openseg::inplace_abn_backward")
-    def _(grad, kept, *others):
-        return empty_map(kept, kept.shape[1]), _rows(kept, 2)
-
-    @torch.library.register_fake("openseg::inplace_abn_backward_sums")
-    def _(grad, kept, *others):
-        return _rows(kept, 2)
+_flops.register(_flops.none, *BINARY, *_TRITON)
 
 
-_flops.register(_flops.none, FORWARD, _OVERWRITE, _STATISTICS, _BACKWARD, _BACKWARD_SUMS)
+def _kernels(backend: str) -> Kernels:
+    return _TRITON if backend == "triton" else BINARY
 
 
 class InPlaceABN(torch.autograd.Function):
@@ -69,20 +86,21 @@ class InPlaceABN(torch.autograd.Function):
         group: synchronise.Group,
         keep_input: bool,
         overwrite: bool,
+        backend: str,
     ) -> tuple[Tensor, Tensor]:
-        options = eps, activation, activation_param
+        kernels, options = _kernels(backend), (eps, activation, activation_param)
         affine = _affine(x, weight, bias, eps)
         if known is None and group is not None:
-            known = synchronise.merged(_STATISTICS(x), shift, group)
+            known = synchronise.merged(kernels.inplace_abn_statistics(x), shift, group)
         if overwrite:
-            statistics = _OVERWRITE(x, known, affine, *options)
+            statistics = kernels.inplace_abn_(x, known, affine, *options)
             ctx.mark_dirty(x)
             z = x
         else:
-            z, statistics = FORWARD(x, known, affine, *options)
+            z, statistics = kernels.inplace_abn(x, known, affine, *options)
         ctx.save_for_backward(x if keep_input else z, statistics, affine, weight, bias)
         ctx.options = *options, keep_input
-        ctx.group = group
+        ctx.group, ctx.backend = group, backend
         ctx.mark_non_differentiable(statistics)
         return z, statistics
 
@@ -90,13 +108,13 @@ class InPlaceABN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad, _):
         kept, statistics, affine, weight, bias = ctx.saved_tensors
-        arguments = grad, kept, statistics, affine
+        kernels, arguments = _kernels(ctx.backend), (grad, kept, statistics, affine)
         if ctx.group is None:
-            grad_x, sums = _BACKWARD(*arguments, None, *ctx.options)
+            grad_x, sums = kernels.inplace_abn_backward(*arguments, None, *ctx.options)
         else:
-            sums = _BACKWARD_SUMS(*arguments, *ctx.options)
+            sums = kernels.inplace_abn_backward_sums(*arguments, *ctx.options)
             total = synchronise.sum_over(sums, ctx.group)
-            grad_x, _ = _BACKWARD(*arguments, total, *ctx.options)
+            grad_x, _ = kernels.inplace_abn_backward(*arguments, total, *ctx.options)
         grad_bias, grad_weight = sums
         grad_weight = grad_weight / affine[0]
         if weight is not None:
@@ -105,7 +123,7 @@ class InPlaceABN(torch.autograd.Function):
             grad_x,
             None if weight is None else grad_weight,
             None if bias is None else grad_bias.to(bias.dtype),
-            *[None] * 8,
+            *[None] * 9,
         )
 
 

@@ -19,6 +19,7 @@ from triton.runtime.jit import JITFunction
 
 from openseg.ops import _triton
 from openseg.ops.confusion_matrix import triton as confusion
+from openseg.ops.inplace_abn import triton as norm
 from openseg.ops.object_attention import triton as attention
 from openseg.ops.self_attention import triton as pixel_attention
 from openseg.ops.spatial_gather import triton as gather
@@ -91,7 +92,15 @@ def confusion_matrix(dtype, last, channels=19, regions=19):
     confusion.confusion_matrix(labels, labels, regions, 255)
 
 
+def inplace_abn(dtype, last, channels=256, regions=19):
+    x, grad = (map_(channels, (97, 97), dtype, last) for _ in range(2))
+    affine = torch.ones(2, channels)
+    z, statistics = norm.inplace_abn(x, None, affine, 1e-5, "elu", 0.1)
+    norm.inplace_abn_backward(grad, z, statistics, affine, None, 1e-5, "elu", 0.1, False)
+
+
 CASES = [
+    inplace_abn,
     object_attention,
     spatial_gather,
     self_attention,

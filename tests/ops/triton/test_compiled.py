@@ -13,7 +13,7 @@ import pytest
 
 from tests.emulator.build import BUILD, ROOT, THOROUGH
 
-CAPABILITIES = ("80", "86", "90") if THOROUGH else ("80", "90")
+CAPABILITIES = ("80", "86", "90") if THOROUGH else ("90",)
 
 
 @pytest.fixture(scope="module")

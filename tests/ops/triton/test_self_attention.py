@@ -71,8 +71,9 @@ def test_compiles_with_its_gradients(operator):
     check_compiled(functools.partial(operator, backend="triton"), tensors)
 
 
-@pytest.mark.parametrize("name", ["self_attention", "interlaced_attention"])
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("name", "shared"), [("self_attention", False), ("interlaced_attention", True)]
+)
 def test_opcheck(name, shared):
     query, key, value = case(1, 3, 2, 3, 2)
     key = None if shared else key

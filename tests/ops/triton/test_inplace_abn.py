@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+import pytest
+import torch
+
+from tests.ops.gradients import with_gradients
+from tests.ops.oracle import LAYOUTS, laid_out
+from tests.ops.test_inplace_abn import ACTIVATIONS, INVERTIBLE, abn, case, running
+from tests.ops.triton.interpreted import check, check_compiled
+
+
+# single pixels, several blocks of rows and of channels
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(5, 3, 1, 1), (2, 5, 9, 7), (1, 70, 2, 3)])
+def test_error_budget(shape, activation):
+    def keeping(*tensors, backend):
+        return abn(activation, keep="input", backend=backend)(*tensors)
+
+    check(keeping, case(shape, torch.float32))
+
+
+@pytest.mark.parametrize("activation", INVERTIBLE)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("keep", ["input", "output"])
+def test_either_is_kept(activation, training, keep):
+    """Beside gains above 0.3 and biases below 3 the rounded output says enough of the input."""
+    tensors = case((2, 5, 3, 4), torch.float32)
+    results = []
+    for backend in ("triton", "reference"):
+        statistics = running(5, torch.float32)
+        function = abn(activation, training, statistics, keep=keep, backend=backend)
+        results.append([*with_gradients(function, tensors), *statistics])
+    for ours, known in zip(*results, strict=True):
+        torch.testing.assert_close(ours, known, rtol=2e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    x, weight, bias = case((2, 5, 3, 4), torch.float32)
+    check(
+        lambda *t, backend: abn(keep="input", backend=backend)(*t),
+        [laid_out(x, layout), weight, bias],
+    )
+
+
+def test_overwrites():
+    tensors = case((2, 5, 3, 4), torch.float32)
+    known = with_gradients(abn(backend="triton"), tensors)
+    inside = abn(backend="triton", inplace="auto")
+    mine = with_gradients(lambda x, w, b: inside(x + 0, w, b), tensors)
+    assert all(torch.equal(a, b) for a, b in zip(mine, known, strict=True))
+
+
+def test_a_large_mean_of_a_small_deviation_and_nan():
+    x, weight, bias = case((2, 3, 5, 7), torch.float32)
+    x = 1e4 + 0.1 * x
+    x[0, 1, 2, 3] = float("nan")
+    out = torch.ops.openseg_triton.inplace_abn_statistics(x)
+    exact = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(out[:2], torch.stack(exact[::-1]), rtol=1e-5, atol=0, equal_nan=True)
+    z = abn(("elu", 1.0), backend="triton")(x, weight, bias)
+    assert z[:, 1].isnan().all()
+    assert not z[:, ::2].isnan().any()
+
+
+def test_compiles_with_its_gradients():
+    x, weight, bias = case((2, 5, 3, 4), torch.float32)
+    check_compiled(abn(backend="triton"), (laid_out(x, "channels_last"), weight, bias))
+
+
+def test_opcheck():
+    x, weight, bias = case((2, 5, 2, 3), torch.float32)
+    operators, options = torch.ops.openseg_triton, (1e-5, "elu", 1.0)
+    affine = torch.stack([weight.abs(), bias])
+    torch.library.opcheck(operators.inplace_abn.default, (x, None, affine, *options))
+    z, statistics = operators.inplace_abn(x, None, affine, *options)
+    arguments = (torch.ones_like(z), z, statistics, affine)
+    torch.library.opcheck(
+        operators.inplace_abn_backward.default, (*arguments, None, *options, False)
+    )
+    torch.library.opcheck(
+        operators.inplace_abn_backward_sums.default, (*arguments, *options, False)
+    )
