@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: MIT
 """Operators of object context against PyTorch: `python benchmarks/bench_attention.py`.
 
-Prints no speed for a wrong result. The peers are the published formulation, matrix products and a
-softmax with the weights [B, K, N] in memory, in eager mode and compiled, and SDPA where it applies.
-Times are minima, for machines that are not idle; the load average is in the record.
+The peers are the published formulation, matrix products and a softmax with the weights [B, K, N] in
+memory, in eager mode and compiled; SDPA where it applies, by each of its backends on a GPU, and
+FlexAttention there. Times on a CPU are minima, for machines that are not idle; the load average is
+in the record.
 """
 
 import argparse
+import functools
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import _timing
 import torch
 import torch.nn.functional as F
+from _cases import Case, describe, measure
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from openseg.ops import interlaced_attention, object_attention, self_attention, spatial_gather
 
-SIZE = (128, 128)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}  # of the largest value; random inputs
+Operator = Callable[..., Tensor]
 
 
 def published_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -30,10 +33,15 @@ def published_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return context.view(*context.shape[:2], *query.shape[2:])
 
 
-def sdpa_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    pixels = query.flatten(2).permute(0, 2, 1)
-    context = F.scaled_dot_product_attention(pixels[:, None], key[:, None], value[:, None])
-    return context[:, 0].permute(0, 2, 1).unflatten(2, query.shape[2:])
+def fused_attention(attention: Operator) -> Operator:
+    """By a function of [B, heads, N, C], such as SDPA."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        pixels = query.flatten(2).permute(0, 2, 1)
+        context = attention(pixels[:, None], key[:, None], value[:, None])
+        return context[:, 0].permute(0, 2, 1).unflatten(2, query.shape[2:])
+
+    return attend
 
 
 def published_gather(features: Tensor, logits: Tensor) -> Tensor:
@@ -41,24 +49,23 @@ def published_gather(features: Tensor, logits: Tensor) -> Tensor:
     return torch.matmul(weights, features.flatten(2).permute(0, 2, 1))
 
 
-def shared_attention(query: Tensor, value: Tensor) -> Tensor:
-    return self_attention(query, query, value)
+def on_pixels(attention: Operator) -> Operator:
+    """All pixels attend to all; the query is the key."""
+    return lambda query, value: attention(
+        query, *(t.flatten(2).mT.contiguous() for t in (query, value))
+    )
 
 
-def published_shared_attention(query: Tensor, value: Tensor) -> Tensor:
-    return published_attention(query, *(t.flatten(2).mT for t in (query, value)))
+def shared_attention(query: Tensor, value: Tensor, backend: str = "auto") -> Tensor:
+    return self_attention(query, query, value, backend=backend)
 
 
-def sdpa_shared_attention(query: Tensor, value: Tensor) -> Tensor:
-    return sdpa_attention(query, *(t.flatten(2).mT.contiguous() for t in (query, value)))
+def both_stages(query: Tensor, key: Tensor, value: Tensor, backend: str = "auto") -> Tensor:
+    value = interlaced_attention(query, key, value, kind="long", backend=backend)
+    return interlaced_attention(query, key, value, kind="short", backend=backend)
 
 
-def both_stages(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    value = interlaced_attention(query, key, value, kind="long")
-    return interlaced_attention(query, key, value, kind="short")
-
-
-def grouped(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def grouped(attention: Operator) -> Operator:
     """Both stages on copies of the maps that have the groups in the batch, as published."""
 
     def stage(order: tuple[int, ...], *maps: Tensor) -> Tensor:
@@ -76,36 +83,44 @@ def grouped(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return both
 
 
-OPERATORS: dict[str, dict[str, Callable[..., Tensor]]] = {
-    "object_attention": {
-        "ours": object_attention,
-        "eager": published_attention,
-        "sdpa": sdpa_attention,
-        "compile": torch.compile(published_attention),
-    },
-    "spatial_gather": {
-        "ours": spatial_gather,
-        "eager": published_gather,
-        "compile": torch.compile(published_gather),
-    },
-    "self_attention": {
-        "ours": shared_attention,
-        "eager": published_shared_attention,
-        "sdpa": sdpa_shared_attention,
-        "compile": torch.compile(published_shared_attention),
-    },
-    "interlaced_attention": {
-        "ours": both_stages,
-        "eager": grouped(published_attention),
-        "sdpa": grouped(sdpa_attention),
-        "compile": torch.compile(grouped(published_attention)),
-    },
+OURS: dict[str, Operator] = {
+    "object_attention": object_attention,
+    "spatial_gather": spatial_gather,
+    "self_attention": shared_attention,
+    "interlaced_attention": both_stages,
+}
+AROUND: dict[str, Callable[[Operator], Operator]] = {
+    "object_attention": lambda attention: attention,
+    "self_attention": on_pixels,
+    "interlaced_attention": grouped,
 }
 # keys of a pixel, where it is not the regions that are chosen
 KEYS = {"self_attention": [97 * 97], "interlaced_attention": [169 + 64]}
 
 
-def pixel_maps(name: str, keys: int, dtype: torch.dtype, format: torch.memory_format):
+def peers_of(name: str, device: str) -> dict[str, Operator]:
+    if name == "spatial_gather":
+        return {"eager": published_gather, "compile": torch.compile(published_gather)}
+    around = AROUND[name]
+    eager = around(published_attention)
+    peers = {"eager": eager, "compile": torch.compile(eager)}
+    sdpa = F.scaled_dot_product_attention
+    if device == "cpu":
+        return peers | {"sdpa": around(fused_attention(sdpa))}
+
+    def by(backend: SDPBackend, *tensors: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return sdpa(*tensors)
+
+    for kernel in ("FLASH", "CUDNN", "EFFICIENT"):
+        attention = functools.partial(by, SDPBackend[f"{kernel}_ATTENTION"])
+        peers[f"sdpa {kernel.lower()}"] = around(fused_attention(attention))
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return peers | {"flex": around(fused_attention(torch.compile(flex_attention)))}
+
+
+def pixel_maps(name: str, keys: int, dtype: torch.dtype, map_: Callable[..., Tensor], images: int):
     """As `arguments`: 97 x 97 pixels, query is key; or padded to groups of 8 x 8, in two stages.
 
     A score of query and key that are one serves both directions.
@@ -113,8 +128,9 @@ def pixel_maps(name: str, keys: int, dtype: torch.dtype, format: torch.memory_fo
     shared = name == "self_attention"
     channels = (256, 256) if shared else (256, 256, 512)
     size = (97, 97) if shared else (104, 104)
-    maps = [torch.randn(1, c, *size).to(dtype).contiguous(memory_format=format) for c in channels]
-    pairs, size = size[0] * size[1] * keys, size[0] * size[1] * dtype.itemsize
+    maps = [map_(c, size) for c in channels]
+    pixels = images * size[0] * size[1]
+    pairs, size = pixels * keys, pixels * dtype.itemsize
     if shared:
         return maps, (3 * 256 * pairs, 3 * 256 * size), (10 * 256 * pairs, 9 * 256 * size)
     flops, maps_of_stage = 2 * pairs * (256 + 512), 2 * (256 + 512)
@@ -123,115 +139,102 @@ def pixel_maps(name: str, keys: int, dtype: torch.dtype, format: torch.memory_fo
     return maps, (flops, 2 * size * maps_of_stage), both
 
 
-def arguments(name: str, channels: int, regions: int, dtype: torch.dtype, layout: str):
+def arguments(name: str, regions: int, dtype: torch.dtype, layout: str, device: str):
     """(tensors, FLOPs of the forward pass, bytes of its maps and of all maps of both passes)."""
     torch.manual_seed(0)
+    images, size = (8, (97, 97)) if device == "cuda" else (1, (128, 128))
     format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+
+    def map_(channels: int, size: tuple[int, int]) -> Tensor:
+        numbers = torch.randn(images, channels, *size, device=device)
+        return numbers.to(dtype).contiguous(memory_format=format)
+
     if name in KEYS:
-        return pixel_maps(name, regions, dtype, format)
-    map_ = torch.randn(1, channels, *SIZE).to(dtype).contiguous(memory_format=format)
-    pixels = SIZE[0] * SIZE[1]
+        return pixel_maps(name, regions, dtype, map_, images)
+    pixels = images * size[0] * size[1]
     if name == "object_attention":
-        key, value = torch.randn(2, 1, regions, channels).to(dtype)
-        flops, size = 4 * pixels * regions * channels, pixels * channels * dtype.itemsize
-        return (map_, key, value), (flops, 2 * size), (7 * flops // 2, 5 * size)
-    logits = torch.randn(1, regions, *SIZE).to(dtype).contiguous(memory_format=format)
-    flops, size = 2 * pixels * regions * channels, pixels * (regions + channels) * dtype.itemsize
-    return (map_, logits), (flops, size), (3 * flops, 3 * size)
+        key, value = torch.randn(2, images, regions, 256, device=device).to(dtype)
+        flops, size_ = 4 * pixels * regions * 256, pixels * 256 * dtype.itemsize
+        return (map_(256, size), key, value), (flops, 2 * size_), (7 * flops // 2, 5 * size_)
+    flops, size_ = 2 * pixels * regions * 512, pixels * (regions + 512) * dtype.itemsize
+    return (map_(512, size), map_(regions, size)), (flops, size_), (3 * flops, 3 * size_)
 
 
-def fastest(call: Callable[[], Any], seconds: float) -> float:
-    call()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
+def call(operator: Operator, tensors: Any, grad: Tensor | None) -> Callable[[], list[Tensor]]:
+    """The forward pass, or with the gradient of its result both."""
+    if grad is None:
 
-
-def calls(operator: Callable[..., Tensor], tensors: tuple[Tensor, ...], backward: bool):
-    if not backward:
-
-        def forward():
+        def forward() -> list[Tensor]:
             with torch.no_grad():
                 return [operator(*tensors)]
 
         return forward
     leaves = [t.detach().requires_grad_() for t in tensors]
-    out = operator(*leaves)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-    return lambda: torch.autograd.grad(operator(*leaves), leaves, grad)
+    return lambda: list(torch.autograd.grad(operator(*leaves), leaves, grad))
 
 
-def check(mine: list[Tensor], known: list[Tensor], dtype: torch.dtype) -> None:
-    for ours, exact in zip(mine, known, strict=True):
-        error = (ours.double() - exact).abs().max() / exact.abs().max()
-        if error > TOLERANCE[dtype]:
-            raise SystemExit(f"wrong result, relative error {error:.1e}: no times for it")
+def agrees(mine: list[Tensor], known: list[Tensor], dtype: torch.dtype) -> bool:
+    pairs = zip(mine, known, strict=True)
+    return all((a - b).abs().max() <= TOLERANCE[dtype] * b.abs().max() for a, b in pairs)
 
 
-def run(name, channels, regions, dtype, layout, options, rates) -> list[dict[str, Any]]:
-    records = []
-    tensors, *costs = arguments(name, channels, regions, dtype, layout)
-    for backward, (flops, size) in zip((False, True), costs, strict=True):
-        exact = calls(OPERATORS[name]["ours"], tuple(t.double() for t in tensors), backward)()
-        milliseconds, memory = {}, {}
-        for peer, operator in OPERATORS[name].items():
-            if peer not in options.peers and peer != "ours":
-                continue
-            call = calls(operator, tensors, backward)
-            if peer == "ours":
-                check(call(), exact, dtype)
-            milliseconds[peer] = 1000 * fastest(call, options.seconds)
-            memory[peer] = _timing.peak_bytes(call, "cpu") / 2**20
-        matmul, copy = rates
-        floor = 1000 * max(flops / matmul, size / copy)
-        best = min((t for peer, t in milliseconds.items() if peer != "ours"), default=float("nan"))
-        ours = milliseconds["ours"]
-        title = f"{name} C={channels} K={regions} {dtype} {layout} {'both' if backward else 'fwd'}"
-        print(f"{title}: " + ", ".join(f"{p} {t:.2f} ms" for p, t in milliseconds.items()))
-        print(f"    {best / ours:.1f}x the best peer, {ours / floor:.2f}x the floor {floor:.2f} ms")
-        print("    peak MiB: " + ", ".join(f"{p} {m:.0f}" for p, m in memory.items()), flush=True)
-        records.append(
-            {
-                "case": title,
-                "milliseconds": milliseconds,
-                "floor": floor,
-                "flops": flops,
-                "bytes": size,
-                "peak_mebibytes": memory,
-            }
+def cases(name: str, regions: int, dtype_name: str, layout: str, options) -> Iterator[Case]:
+    dtype = getattr(torch, dtype_name)
+    tensors, *costs = arguments(name, regions, dtype, layout, options.device)
+    peers = peers_of(name, options.device).items()
+    chosen = {peer: f for peer, f in peers if peer.split()[0] in options.peers}
+    grad = torch.randn_like(OURS[name](*tensors))
+    for given, (flops, size) in zip((None, grad), costs, strict=True):
+        mine = call(OURS[name], tensors, given)
+
+        def check(mine: Any = mine, given: Tensor | None = given) -> bool:
+            plain = functools.partial(OURS[name], backend="reference")
+            wide = None if given is None else given.float()
+            exact = call(plain, [t.float() for t in tensors], wide)()
+            return agrees([t.float() for t in mine()], exact, dtype)
+
+        yield Case(
+            f"K={regions} {dtype_name} {layout} {'forward' if given is None else 'both'}",
+            mine,
+            {peer: call(operator, tensors, given) for peer, operator in chosen.items()},
+            check,
+            size,
+            flops,
         )
-    return records
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--regions", type=int, nargs="+", default=[19, 150])
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
-    parser.add_argument("--operators", nargs="+", default=list(OPERATORS), choices=list(OPERATORS))
-    parser.add_argument("--peers", nargs="*", default=["eager", "sdpa", "compile"])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure on a CPU")
+    parser.add_argument("--operators", nargs="+", default=list(OURS), choices=list(OURS))
+    parser.add_argument("--peers", nargs="*", default=["eager", "sdpa", "compile", "flex"])
+    parser.add_argument("--dtypes", nargs="+", default=None)
+    parser.add_argument("--layouts", nargs="+", default=["contiguous", "channels_last"])
+    parser.add_argument(
+        "--record", nargs="?", const="attention", help="append to benchmarks/results/RECORD.jsonl"
+    )
     options = parser.parse_args()
-    for threads in options.threads:
+    cuda = options.device == "cuda"
+    dtypes = options.dtypes or (["bfloat16"] if cuda else ["float32", "bfloat16"])
+    seconds = _timing.cuda_seconds if cuda else functools.partial(_timing.fastest, options.seconds)
+    machine = _timing.machine(options.device)
+    for threads in [torch.get_num_threads()] if cuda else options.threads:
         torch.set_num_threads(threads)
-        rates = _timing.matmul_rate("cpu"), _timing.copy_bandwidth("cpu")
-        state = {"threads": threads, "load": os.getloadavg()[0], "matmul": rates[0]}
-        print(f"{threads} threads, load {state['load']:.1f}: float32 matmul ", end="")
-        print(f"{rates[0] / 1e9:.0f} GFLOP/s, copy {rates[1] / 1e9:.1f} GB/s")
+        floors = _timing.copy_bandwidth(options.device), _timing.matmul_rate(options.device)
+        state = {"load": os.getloadavg()[0], "copy": floors[0], "matmul": floors[1]}
+        print(f"{machine['device']}, {state}")
         for name in options.operators:
             for regions in KEYS.get(name, options.regions):
-                for dtype in options.dtypes:
-                    for layout in ("contiguous", "channels_last"):
-                        channels = 512 if name == "spatial_gather" else 256
-                        dtype_ = getattr(torch, dtype)
-                        for record in run(name, channels, regions, dtype_, layout, options, rates):
+                for dtype in dtypes:
+                    for layout in options.layouts:
+                        for case in cases(name, regions, dtype, layout, options):
+                            figures = measure(name, case, options.device, floors, seconds)
+                            print(describe(figures), flush=True)
                             if options.record:
-                                machine = _timing.machine("cpu")
-                                _timing.append({**machine, **state, **record}, "attention")
+                                _timing.append({**machine, **state, **figures}, options.record)
 
 
 if __name__ == "__main__":

@@ -7,26 +7,14 @@ to benchmarks/results/.
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import _timing
 import torch
 import torch.nn.functional as F
+from _cases import Case, describe, measure
 
 from openseg import ops
-
-
-@dataclass
-class Case:
-    """One workload: ours, its peers by name, and what any implementation must move and compute."""
-
-    name: str
-    ours: Callable[[], Any]
-    peers: dict[str, Callable[[], Any]]
-    check: Callable[[], bool]
-    bytes: int  # inputs read once, results written once
-    flops: int = 0
 
 
 def _network_logits(shape: tuple[int, int, int, int], device: str) -> torch.Tensor:
@@ -143,6 +131,8 @@ def upsample_cross_entropy_cases(device: str) -> Iterator[Case]:
         "19 classes, 512x1024": ((2, 19, 65, 129), (512, 1024), None),
         "19 classes, OHEM": ((2, 19, 65, 129), (512, 1024), ops.Ohem(0.7, 100_000)),
     }
+    if device == "cuda":
+        workloads["150 classes, batch of 16"] = ((16, 150, 65, 65), (520, 520), None)
     compiled = torch.compile(_plain_cross_entropy)
     for name, (shape, size, ohem) in workloads.items():
         logits = _network_logits(shape, device).requires_grad_()
@@ -175,7 +165,7 @@ def upsample_cross_entropy_cases(device: str) -> Iterator[Case]:
 
 def inplace_abn_cases(device: str) -> Iterator[Case]:
     """Forward and backward of a head's norm in training, leaky ReLU, on a crop of 769x769."""
-    shape = (2, 512, 97, 97)
+    shape = (8 if device == "cuda" else 2, 512, 97, 97)
     plain_norm = torch.nn.Sequential(torch.nn.BatchNorm2d(512), torch.nn.LeakyReLU(0.01))
     plain_norm.to(device).train()
     compiled = torch.compile(plain_norm)
@@ -220,45 +210,17 @@ CASES: dict[str, Callable[[str], Iterator[Case]]] = {
 }
 
 
-def measure(operator: str, case: Case, device: str, floors: tuple[float, float]) -> dict[str, Any]:
-    """Figures of one case in seconds and bytes; raises when the result is wrong."""
-    if not case.check():
-        raise SystemExit(f"{operator} / {case.name}: wrong result, not timed")
-    bandwidth, rate = floors
-    return {
-        "operator": operator,
-        "case": case.name,
-        "threads": torch.get_num_threads(),
-        "ours": _timing.median_seconds(case.ours),
-        "peers": {name: _timing.median_seconds(peer) for name, peer in case.peers.items()},
-        "floor": max(case.bytes / bandwidth, case.flops / rate),
-        "peak": _timing.peak_bytes(case.ours, device),
-        "peer_peaks": {name: _timing.peak_bytes(peer, device) for name, peer in case.peers.items()},
-    }
-
-
-def describe(figures: dict[str, Any]) -> str:
-    """One table row: milliseconds, times faster than each peer, floor, megabytes."""
-    ours = figures["ours"]
-    peers = ", ".join(
-        f"{name} {seconds * 1e3:.1f} ms ({seconds / ours:.1f}x, "
-        f"{figures['peer_peaks'][name] / 1e6:.0f} MB)"
-        for name, seconds in figures["peers"].items()
-    )
-    return (
-        f"{figures['operator']:17} {figures['case']:24} {figures['threads']} thr "
-        f"{ours * 1e3:8.2f} ms, floor {figures['floor'] * 1e3:5.2f} ms, "
-        f"{figures['peak'] / 1e6:.0f} MB | {peers}"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--op", choices=sorted(CASES), action="append", help="default: all")
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/")
+    parser.add_argument(
+        "--record", nargs="?", const="ops", help="append to benchmarks/results/RECORD.jsonl"
+    )
     arguments = parser.parse_args()
+    cuda = arguments.device == "cuda"
+    seconds = _timing.cuda_seconds if cuda else _timing.median_seconds
     facts = _timing.machine(arguments.device)
     print(facts)
     for threads in arguments.threads:
@@ -271,10 +233,10 @@ def main() -> None:
         )
         for operator in arguments.op or CASES:
             for case in CASES[operator](arguments.device):
-                figures = measure(operator, case, arguments.device, (bandwidth, rate))
+                figures = measure(operator, case, arguments.device, (bandwidth, rate), seconds)
                 print(describe(figures), flush=True)
                 if arguments.record:
-                    _timing.append({**facts, **figures}, "ops")
+                    _timing.append({**facts, **figures}, arguments.record)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""A workload with its peers, how it is measured, and the record that it leaves.
+
+The result is checked first: there is no speed for a wrong one. A peer that refuses a workload is
+recorded with its reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import _timing
+import torch
+
+Seconds = Callable[[Callable[[], Any]], float]
+
+
+@dataclass
+class Case:
+    """One workload: ours, its peers by name, and what any implementation must move and compute."""
+
+    name: str
+    ours: Callable[[], Any]
+    peers: dict[str, Callable[[], Any]]
+    check: Callable[[], bool]
+    bytes: int  # inputs read once, results written once
+    flops: int = 0
+
+
+def measure(
+    operator: str, case: Case, device: str, floors: tuple[float, float], seconds: Seconds
+) -> dict[str, Any]:
+    """Figures of one case in seconds and bytes; `floors` are bytes and FLOPs a second.
+
+    On a GPU the times are those of a cold cache; "modes" has ours and the peers warm and in a CUDA
+    graph too.
+    """
+    if not case.check():
+        raise SystemExit(f"{operator} / {case.name}: wrong result, not timed")
+    figures: dict[str, Any] = {
+        "operator": operator,
+        "case": case.name,
+        "threads": torch.get_num_threads(),
+        "ours": seconds(case.ours),
+        "peers": {},
+        "refused": {},
+        "bytes": case.bytes,
+        "flops": case.flops,
+        "floor": max(case.bytes / floors[0], case.flops / floors[1]),
+        "peak": _timing.peak_bytes(case.ours, device),
+        "peer_peaks": {},
+    }
+    if device == "cuda":
+        figures["modes"] = {"ours": _timing.cuda_modes(case.ours)}
+    for name, peer in case.peers.items():
+        try:
+            figures["peers"][name] = seconds(peer)
+            figures["peer_peaks"][name] = _timing.peak_bytes(peer, device)
+            if device == "cuda":
+                figures["modes"][name] = _timing.cuda_modes(peer)
+        except RuntimeError as error:
+            figures["refused"][name] = str(error).splitlines()[0]
+    return figures
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """One row: milliseconds, share of the floor, rates, times faster than each peer, megabytes."""
+    ours = figures["ours"]
+    peers = ", ".join(
+        f"{name} {seconds * 1e3:.3g} ms ({seconds / ours:.1f}x, "
+        f"{figures['peer_peaks'].get(name, 0) / 1e6:.0f} MB)"
+        for name, seconds in figures["peers"].items()
+    )
+    modes = ", ".join(
+        f"{mode} {seconds * 1e3:.3g} ms"
+        for mode, seconds in figures.get("modes", {}).get("ours", {}).items()
+    )
+    refused = "".join(f"\n    {name} refuses: {why}" for name, why in figures["refused"].items())
+    return (
+        f"{figures['operator']:17} {figures['case']:24} {figures['threads']} thr "
+        f"{ours * 1e3:8.3g} ms ({100 * figures['floor'] / ours:.0f} % of floor, "
+        f"{figures['bytes'] / ours / 1e9:.0f} GB/s, {figures['flops'] / ours / 1e12:.2g} TFLOP/s), "
+        f"{figures['peak'] / 1e6:.0f} MB | {peers}" + (f" | {modes}" if modes else "") + refused
+    )
