@@ -10,6 +10,7 @@ every validation to benchmarks/results/training.jsonl. What follows `--` goes to
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -25,9 +26,10 @@ def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
     """The record of one run: (iteration, mean IoU) of each validation, and the minutes it took."""
     with tempfile.TemporaryDirectory() as folder:
         words = [f"train.seed={seed}", f"run.folder={folder}/run", "run.samples=0", *overrides]
-        begin = time.monotonic()
+        begin, used = time.monotonic(), _processor_seconds()
         subprocess.run([sys.executable, "-m", "openseg.train", "--cfg", name, *words], check=True)
         minutes = (time.monotonic() - begin) / 60
+        cpu_minutes = (_processor_seconds() - used) / 60
         lines = (Path(folder) / "run/metrics.jsonl").read_text().splitlines()
     validations = [r for r in map(json.loads, lines) if r["kind"] == "validation"]
     return {
@@ -35,9 +37,16 @@ def train(name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
         "seed": seed,
         "overrides": [word for word in overrides if not word.startswith("data.root=")],
         "minutes": round(minutes, 1),
+        "cpu_minutes": round(cpu_minutes, 1),
         "curve": [(r["iteration"], round(r["mean_iou"], 4)) for r in validations],
         "pixel_accuracy": round(validations[-1]["pixel_accuracy"], 4),
     }
+
+
+def _processor_seconds() -> float:
+    """What the runs so far have used, of all cores: what they took does not depend on a load."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
