@@ -34,7 +34,8 @@ ALSO = {("openseg.models", "openseg.backbones"), ("openseg.cli", "openseg.errors
 NEVER = {("openseg.engine", "openseg.models"), ("openseg.engine", "openseg.backbones")}
 OPS_MAY_IMPORT = {"openseg.ops", "openseg._ext"}
 UNWANTED = {"torchvision", "timm", "torchmetrics", "cv2", "albumentations"}
-OPTIONAL = {"matplotlib", "tensorboard", "scipy"}
+OPTIONAL = {"matplotlib", "tensorboard", "scipy", "triton"}
+NEED_TRITON = {"triton.py", "_triton_kernels.py"}  # imported when a kernel of theirs is called
 
 PYTHON_LINES, NATIVE_LINES, FUNCTION_LINES, ENTRY_POINT_LINES = 400, 500, 60, 150
 

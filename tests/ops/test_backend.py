@@ -69,18 +69,20 @@ def test_a_package_without_binary_works_and_tells_why(tmp_path):
         target.write_text(file.read_text())
     (tmp_path / "openseg" / "_build_info.json").write_text('{"built": false, "reason": "no g++"}')
     code = """
+import sys
+sys.modules["triton"] = None  # not installed
 import torch
 from openseg import ops
-import sys
-assert "triton" not in sys.modules
 a = torch.tensor([0, 1])
 assert ops.confusion_matrix(a, a, 2).tolist() == [[1, 0], [0, 1]]
-try:
-    ops.confusion_matrix(a, a, 2, backend="cpp")
-except RuntimeError as error:
-    print(error)
+for backend in ("cpp", "triton"):
+    try:
+        ops.confusion_matrix(a, a, 2, backend=backend)
+    except RuntimeError as error:
+        print(error)
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert "no kernels: no g++" in done.stdout, done.stderr
+    assert "Triton is not installed: `pip install" in done.stdout
