@@ -173,9 +173,18 @@ def call(operator: Operator, tensors: Any, grad: Tensor | None) -> Callable[[], 
     return lambda: list(torch.autograd.grad(operator(*leaves), leaves, grad))
 
 
-def agrees(mine: list[Tensor], known: list[Tensor], dtype: torch.dtype) -> bool:
-    pairs = zip(mine, known, strict=True)
-    return all((a - b).abs().max() <= TOLERANCE[dtype] * b.abs().max() for a, b in pairs)
+def agrees(
+    mine: list[Tensor], plain: list[Tensor], exact: list[Tensor], dtype: torch.dtype
+) -> bool:
+    """Within the tolerance, or where plain torch is not in that dtype, within four times its error.
+
+    The gradient of a query that is the key nearly cancels for random numbers.
+    """
+    for ours, theirs, known in zip(mine, plain, exact, strict=True):
+        errors = [(t.double() - known).abs().max() for t in (ours, theirs)]
+        if errors[0] > max(TOLERANCE[dtype] * known.abs().max(), 4 * errors[1]):
+            return False
+    return True
 
 
 def cases(name: str, regions: int, dtype_name: str, layout: str, options) -> Iterator[Case]:
@@ -189,9 +198,9 @@ def cases(name: str, regions: int, dtype_name: str, layout: str, options) -> Ite
 
         def check(mine: Any = mine, given: Tensor | None = given) -> bool:
             plain = functools.partial(OURS[name], backend="reference")
-            wide = None if given is None else given.float()
-            exact = call(plain, [t.float() for t in tensors], wide)()
-            return agrees([t.float() for t in mine()], exact, dtype)
+            wide = None if given is None else given.double()
+            exact = call(plain, [t.double() for t in tensors], wide)()
+            return agrees(mine(), call(plain, tensors, given)(), exact, dtype)
 
         yield Case(
             f"K={regions} {dtype_name} {layout} {'forward' if given is None else 'both'}",
