@@ -5,6 +5,8 @@ Logits come at feature resolution; each loss upsamples them to the size of the t
 """
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -81,5 +83,7 @@ class WeightedSum(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Scalar loss of logits [B, K, h, w] and target [B, H, W] (uint8 or int64)."""
-        values = [loss(logits, target) for loss in self.losses]
-        return sum(w * v for w, v in zip(self.weights, values, strict=True))  # type: ignore
+        values = [
+            w * loss(logits, target) for w, loss in zip(self.weights, self.losses, strict=True)
+        ]
+        return reduce(add, values)
