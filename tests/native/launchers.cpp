@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: MIT
-// The raw CPU launchers on numpy arrays: kernels under test without torch, on one thread or on two.
+// The raw CPU launchers: kernels under test without torch, on one thread or on two. Those of two
+// operators take numpy arrays; the others are C functions of what tests/emulator gives to the
+// launchers for GPUs, so that its cases serve both.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <string>
 #include <thread>
 #include <tuple>
+#include <vector>
 
+#include "common/attention.h"
 #include "common/check.h"
 #include "common/parallel.h"
 #include "confusion_matrix/confusion_matrix.h"
+#include "inplace_abn/inplace_abn.h"
+#include "object_attention/object_attention.h"
+#include "spatial_gather/spatial_gather.h"
 #include "upsample_argmax/upsample_argmax.h"
+#include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
 
 namespace py = pybind11;
 
@@ -83,6 +91,80 @@ static py::tuple confusion_matrix(const py::array& prediction, const py::array& 
   OPENSEG_CHECK(OPENSEG_VARIANT(isa_named(isa.c_str()), confusion_matrix_cpu)(call), "no memory");
   return py::make_tuple(matrix, invalid);
 }
+
+// What went wrong, or null.
+template <typename Run>
+static const char* message_of(const Run& run) {
+  static std::string message;
+  try {
+    return run() ? nullptr : "no memory";
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
+
+static bool cross_entropy(Isa isa, const UpsampleCrossEntropy& call,
+                          const CrossEntropyForwardCuda& out, const Ohem* ohem) {
+  std::vector<RowTotals> rows(call.batch * call.out_height);
+  const CrossEntropyForward result{out.loss, out.lse, out.probability, out.first_enters,
+                                   rows.data()};
+  if (!OPENSEG_VARIANT(isa, upsample_cross_entropy_forward_cpu)(call, result)) {
+    return false;
+  }
+  if (ohem) {
+    OPENSEG_VARIANT(isa, mine_hard_pixels_cpu)(call, *ohem, result);
+  }
+  double* const totals = out.totals;
+  totals[0] = totals[1] = totals[2] = totals[3] = 0;
+  for (const RowTotals& row : rows) {
+    totals[0] += row.loss;
+    totals[1] += row.divisor;
+    totals[3] = totals[2] == 0 ? (double)row.first_invalid : totals[3];
+    totals[2] += (double)row.invalid;
+  }
+  return true;
+}
+
+extern "C" {
+
+#define LAUNCHER(name, ...) \
+  __attribute__((visibility("default"))) const char* name(const char* isa, __VA_ARGS__)
+#define LAUNCHER_OF(name, Call)                                                            \
+  LAUNCHER(name, const Call* call) {                                                       \
+    return message_of([&] { return OPENSEG_VARIANT(isa_named(isa), name##_cpu)(*call); }); \
+  }
+
+LAUNCHER_OF(inplace_abn, InPlaceAbn)
+LAUNCHER_OF(inplace_abn_backward, InPlaceAbnBackward)
+LAUNCHER_OF(inplace_abn_backward_sums, InPlaceAbnBackward)
+
+// Products are of float32 where a GPU may round to TF32: the last argument is not asked.
+#define LAUNCHER_OF_PRODUCTS(name, Call)                                                   \
+  LAUNCHER(name, const Call* call, bool) {                                                 \
+    return message_of([&] { return OPENSEG_VARIANT(isa_named(isa), name##_cpu)(*call); }); \
+  }
+
+LAUNCHER_OF_PRODUCTS(attention, Attention)
+LAUNCHER_OF_PRODUCTS(attention_backward, AttentionBackward)
+LAUNCHER_OF_PRODUCTS(object_attention, ObjectAttention)
+LAUNCHER_OF_PRODUCTS(object_attention_backward, ObjectAttentionBackward)
+LAUNCHER_OF_PRODUCTS(spatial_gather, SpatialGather)
+LAUNCHER_OF_PRODUCTS(spatial_gather_backward, SpatialGatherBackward)
+
+LAUNCHER(upsample_cross_entropy, const UpsampleCrossEntropy* call,
+         const CrossEntropyForwardCuda* result, const Ohem* ohem) {
+  return message_of([&] { return cross_entropy(isa_named(isa), *call, *result, ohem); });
+}
+
+LAUNCHER(upsample_cross_entropy_backward, const UpsampleCrossEntropy* call,
+         const CrossEntropyBackward* result) {
+  return message_of([&] {
+    return OPENSEG_VARIANT(isa_named(isa), upsample_cross_entropy_backward_cpu)(*call, *result);
+  });
+}
+
+}  // extern "C"
 
 }  // namespace openseg
 

@@ -55,7 +55,7 @@ def test_cmake_builds_the_files_of_setup_py(configured):
 
 
 KERNELS = """
-import sys
+import ctypes
 import numpy as np
 import openseg_launchers as kernels
 
@@ -100,6 +100,27 @@ for count in (0, 1, 63, 64, 65, 100003):
             matrix, invalid = kernels.confusion_matrix(prediction, target, 18, 255, isa)
             bad = (target == 18) | (prediction == 18)
             assert invalid[0] == bad.sum() and (not bad.any() or invalid[1] == bad.argmax())
+
+from tests.emulator import arrays, operators
+from tests.emulator.kernels import KernelError, Kernels
+
+class CpuKernels(Kernels):  # of one instruction set, called as those for a GPU
+    def __init__(self, isa):
+        self._library, self._isa = ctypes.CDLL(kernels.__file__), isa.encode()
+
+    def call_plainly(self, launcher, *arguments):
+        function = getattr(self._library, launcher)
+        function.restype = ctypes.c_char_p
+        if message := function(self._isa, *arguments):
+            raise KernelError(message.decode())
+
+for operator in ("self_attention", "interlaced_attention", "object_attention", "spatial_gather",
+                 "inplace_abn", "upsample_cross_entropy"):
+    if operator == "upsample_cross_entropy":
+        arrays.FLOATING = ("float32", "bfloat16")  # what it serves on a CPU
+    for two, isa in enumerate(isas):
+        kernels.use_two_threads(two % 2 == 1)
+        operators.module(operator).check(CpuKernels(isa))
 print("checked", *isas)
 """
 
@@ -120,7 +141,7 @@ def test_kernels_under_sanitizers(configured):
         **os.environ,
         "LD_PRELOAD": " ".join(library.strip() for library in libraries),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python itself leaks at exit
-        "PYTHONPATH": str(BUILD),
+        "PYTHONPATH": f"{BUILD}{os.pathsep}{ROOT}",
     }
     done = subprocess.run(
         [sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True

@@ -114,6 +114,14 @@ def test_kernel_keeps_the_error_budget(shape, layout, dtype, shared):
 
 
 @needs_kernels
+@either_key
+@pytest.mark.parametrize("scale", [-0.5, 0.0])
+def test_kernel_takes_any_scale(scale, shared):
+    """Of 15 pixels, which fill no vector: what fills it up may not count."""
+    check_kernel(self_attention, maps(1, 4, 6, 5, 3, torch.float32), shared, scale=scale)
+
+
+@needs_kernels
 def test_kernel_counts_many_small_weights_beside_a_large_one():
     """A random pixel's weight on itself is nearly 1, those of a thousand others are 1e-7."""
     tensors = maps(1, 256, 8, 33, 33, torch.float32)
@@ -185,7 +193,9 @@ def test_kernel_passes_nan_and_infinity_on_as_plain_code(shared):
 @needs_kernels
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_each_instruction_set(isa):
-    run_again_with(isa, __file__, "(error_budget and not strided) or slices or infinity or huge")
+    run_again_with(
+        isa, __file__, "(error_budget and not strided) or slices or infinity or huge or any_scale"
+    )
 
 
 @needs_kernels

@@ -38,19 +38,27 @@ void scale_row(float* row, int64_t channels, float factor) {
   }
 }
 
-// Weights of the queries in rows of scores [count, width], whose rows end in -inf.
+// The first `count` lanes, and `rest` in those that are left.
+inline vfloat first_of(vfloat values, int64_t count, float rest) {
+  for (int64_t lane = count; lane < lanes; ++lane) {
+    values[lane] = rest;
+  }
+  return values;
+}
+
+// Weights of the queries in rows of scores [count, width].
 void weigh_rows(const float* scores, int64_t count, int64_t width, float scale, const Sums& sums,
                 int64_t channels, float* weights) {
   for (int64_t i = 0; i < count; ++i, scores += score_pitch, weights += score_pitch) {
     vfloat most = splat(sums.greatest[i]);
     for (int64_t x = 0; x < width; x += lanes) {
-      most = max(load<vfloat>(scores + x) * scale, most);
+      most = max(first_of(load<vfloat>(scores + x) * scale, width - x, lowest), most);
     }
     const float greatest = max_of(most);
     vfloat total{};
     for (int64_t x = 0; x < width; x += lanes) {
       const vfloat weight = exp(load<vfloat>(scores + x) * scale - greatest);
-      total += weight;
+      total += first_of(weight, width - x, 0);
       store(weights + x, weight);
     }
     if (greatest > sums.greatest[i]) {
@@ -189,11 +197,6 @@ class Forward {
                       mine.total + rows.begin};
       scores_of(query_ + rows.begin * row_pitch(depth_), rows.count, depth_, turned_, width,
                 scores_);
-      for (int64_t i = 0; i < rows.count; ++i) {
-        for (int64_t x = width; x < round_up(width, lanes); ++x) {
-          scores_[i * score_pitch + x] = -__builtin_inff();
-        }
-      }
       weigh_rows(scores_, rows.count, width, call_.scale, sums, channels_, weights_);
       add_rows(weights_, rows.count, value_, width, channels_, sums.out);
       if (theirs) {
