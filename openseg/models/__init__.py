@@ -61,6 +61,7 @@ __all__ = [
     "create_model",
     "list_models",
     "refine_labels",
+    "resolve_name",
 ]
 
 
@@ -100,7 +101,7 @@ def create_model(
     Raises:
         ValueError: an unknown name (the message has the nearest ones) or option.
     """
-    name = _resolve(name)
+    name = resolve_name(name)
     network = _MODELS[name]
     if output_stride is None:
         output_stride = network.output_stride
@@ -130,8 +131,11 @@ def create_model(
     return model
 
 
-def _resolve(name: str) -> str:
-    """The name in `_MODELS` for a name of ours or of the tables, in any case of letters."""
+def resolve_name(name: str) -> str:
+    """The name in `list_models()` for one of them or of the tables, in any case of letters.
+
+    Raises ValueError for another name; the message has the nearest ones.
+    """
     names = {known.lower(): known for known in _MODELS}
     names |= {alias.lower(): known for alias, known in _ALIASES.items()}
     if name.lower() in names:

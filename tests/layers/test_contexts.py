@@ -148,7 +148,13 @@ def test_ideal_context_is_the_value_of_the_mean_of_the_own_region(background):
         others = (value.sum(1)[:, None, None] - value[:, own]) / 3
         contexts.append(block.project(others[None]))
     known = block.fuse(torch.cat([*contexts, features], 1))
-    torch.testing.assert_close(block(features, regions), known)
+    logits = torch.full((1, 3, 2, 3), torch.nan, dtype=torch.float64)  # they have no part in it
+    torch.testing.assert_close(block(features, logits, regions), known)
+
+
+def test_ideal_context_without_its_attention_has_no_background():
+    with pytest.raises(ValueError, match="background needs attend=True"):
+        IdealObjectContext(5, 4, 6, attend=False, background=True)
 
 
 def test_ideal_context_takes_the_weights_of_the_other():

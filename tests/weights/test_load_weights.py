@@ -260,6 +260,10 @@ def test_damaged_and_missing_files(trained, tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     with pytest.raises(CheckpointError, match="no such file"):
         load_weights(fcn(), path)
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_weights(fcn(), path)
+    path.rmdir()
     save = torch.save if suffix == ".pth" else safetensors.torch.save_file
     save(trained.state_dict(), path)
     content = path.read_bytes()
