@@ -105,6 +105,8 @@ def _loss_rules(config: Config) -> Iterator[Rule]:
     for key in ("main", "aux_weights"):
         for name, weight in getattr(loss, key).items():
             yield _at_least(f"loss.{key}.{name}", weight, 0)
+    alone = "segfix" not in loss.main or loss.main == {"segfix": 1.0}
+    yield "loss.main", loss.main, alone, "segfix: 1 alone, for it has targets of its own"
     numbers = loss.class_weights is not None
     name = loss.class_weights_of
     yield "loss.class_weights_of", name, not (name and numbers), "null beside loss.class_weights"

@@ -71,6 +71,7 @@ class DataConfig:
     flip: bool = True  # mirror half of the images
     brightness: int = 10  # largest random shift of the brightness, in 1/255
     padding: Literal["random", "right_down"] = "random"  # where a small image is padded
+    offsets: str | None = None  # segfix: folder to keep its targets in; null: computed each time
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # after the division
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # after the division
     divisor: float = 255.0  # pixel values are divided by it first
@@ -105,7 +106,10 @@ class TrainConfig:
 
 @dataclass
 class LossConfig:
-    """Of the main logits the losses in `main`, each with its weight; of others cross entropy."""
+    """Of the main logits the losses in `main`, each with its weight; of others cross entropy.
+
+    The network segfix wants main={segfix: 1}, which counts both of its outputs.
+    """
 
     main: dict[str, float] = field(default_factory=_cross_entropy)  # or focal, dice, lovasz, rmi
     aux_weights: dict[str, float] = field(default_factory=lambda: {"aux": 0.4})  # of other heads
