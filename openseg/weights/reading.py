@@ -116,7 +116,7 @@ def unwrap(content: Any, name: str) -> Weights:
         for wrapper in _WRAPPERS:
             if isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
-        tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         if tensors:
             return Weights(tensors, meta, model)
     raise CheckpointError(

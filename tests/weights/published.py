@@ -54,11 +54,13 @@ def attend(query, key, value):
     return (value.flatten(2) @ weights.mT).view(*value.shape[:2], *query.shape[2:])
 
 
-def assert_heads_equal(published, net, backbone_key, *, size=(3, 41), labels=(), **arguments):
+def assert_heads_equal(
+    published, net, backbone_key, *, prefix="", size=(3, 41), labels=(), **arguments
+):
     """A network of ours loads what `published(net, aux map, main map)` drew, and equals it.
 
     The long map reaches across the largest dilations. backbone_key: of our backbone's -> theirs.
-    Returns the report of loading.
+    prefix: of every key of the network. Returns the report of loading.
     """
     model = create_model(num_classes=CLASSES, **arguments).double().eval()
     generator = torch.Generator().manual_seed(1)
@@ -67,7 +69,10 @@ def assert_heads_equal(published, net, backbone_key, *, size=(3, 41), labels=(),
     maps = [maps[0], maps[-1]]
     known_aux, known = published(net, *maps, *labels)
     backbone = {backbone_key(key): value for key, value in model.backbone.state_dict().items()}
-    report = load_weights(model, {"state_dict": backbone | net.state, "meta": {"epoch": 1}})
+    state = {f"{prefix}{key}": value for key, value in (backbone | net.state).items()}
+    state["loss.criterion.weight"] = torch.ones(CLASSES)  # as HRNet's code has it
+    report = load_weights(model, {"state_dict": state, "meta": {"epoch": 1}})
+    assert report.ignored == ["loss.criterion.weight"]
     model.features = lambda _: maps
     with torch.no_grad():
         output = model(torch.zeros(1, 3, 1, 1), *labels)
