@@ -57,6 +57,7 @@ def build_dataset(
     options: dict[str, Any] = {"only": only, "strict": strict}
     if data.name == "folder":
         options |= {"classes": data.classes or "classes.txt", "id_map": data.id_map}
+        options["half_size"] = data.half_size
         return FolderDataset(data.root, split, **options)
     if data.name == "pascal_context":
         return PascalContext(data.root, split, data.background, **options)

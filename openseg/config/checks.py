@@ -68,6 +68,8 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     for name in ("classes", "id_map"):
         value, own = getattr(data, name), data.name == "folder"
         yield f"data.{name}", value, value is None or own, "null unless data.name=folder"
+    halved = data.half_size and data.name != "folder"
+    yield "data.half_size", True, not halved, "false unless data.name=folder"
     for name in ("train_list", "val_list"):
         value, files = getattr(data, name), data.name != "scenes"
         yield f"data.{name}", value, value is None or files, "null, since scenes are drawn,"

@@ -56,6 +56,7 @@ class DataConfig:
     background: bool = False  # pascal_context: the background is a class of its own, the 60th
     classes: list[str] | None = None  # folder: names of the classes, by id; null reads the folder's
     id_map: dict[int, int] | None = None  # folder: {value in the file: id or 255}; null: as it is
+    half_size: bool = False  # folder: read images and labels at half of the images' size
     scene_size: tuple[int, int] = (128, 128)  # scenes: size of an image
     scene_length: int = 1000  # scenes: images in the training split
     scene_val_length: int = 100  # scenes: images in the validation split
