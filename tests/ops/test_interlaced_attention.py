@@ -7,7 +7,7 @@ import torch
 from openseg import _ext
 from openseg.ops import interlaced_attention, self_attention
 from tests.ops.attention_cases import arguments, check_kernel, maps
-from tests.ops.gradients import at_each_thread_count, run_again_with, with_gradients
+from tests.ops.gradients import at_each_thread_count, with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 
 needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
@@ -199,12 +199,6 @@ def test_kernel_keeps_nan_in_its_group():
     out = interlaced_attention(query, key, value, groups=(3, 4), kind="short", backend="cpp")
     assert out[..., :3, 4:].isnan().all()
     assert out.isnan().sum() == 4 * 3 * 4
-
-
-@needs_kernels
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_each_instruction_set(isa):
-    run_again_with(isa, __file__, "slices or nan")  # test_self_attention.py has the arithmetic
 
 
 @needs_kernels
