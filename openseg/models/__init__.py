@@ -88,13 +88,11 @@ def create_model(
         name: one of `list_models()`, or the name the published tables have for it.
         backbone: one of `openseg.backbones.list_backbones()`.
         num_classes: K, the number of classes. SegFix has two, always: interior and boundary.
-        output_stride: 8 or 16; None is that of the published network. HRNets have 4, always, and
-            HRNet2x 2.
+        output_stride: 8 or 16; None is as published. HRNets have 4, always, and HRNet2x 2.
         in_channels: channels of the images.
         multi_grid: factors on the dilation of the blocks of the last stage; None is all ones.
         variant: which published form of the network, where there are several.
-        align_corners: of every bilinear upsampling of the network; None is True, but False in the
-            variant "mmseg".
+        align_corners: of every bilinear upsampling; None is True, but False in variant "mmseg".
         activation: of the heads: "relu", or "leaky_relu" (0.01) as checkpoints with InPlaceABN
             have it; `load_weights` sets it for those.
 

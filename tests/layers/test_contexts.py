@@ -150,6 +150,8 @@ def test_ideal_context_is_the_value_of_the_mean_of_the_own_region(background):
     known = block.fuse(torch.cat([*contexts, features], 1))
     logits = torch.full((1, 3, 2, 3), torch.nan, dtype=torch.float64)  # they have no part in it
     torch.testing.assert_close(block(features, logits, regions), known)
+    with pytest.raises(ValueError, match="needs the regions that ideal_regions makes"):
+        block(features, logits)
 
 
 def test_ideal_context_without_its_attention_has_no_background():
