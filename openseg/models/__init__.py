@@ -3,6 +3,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
