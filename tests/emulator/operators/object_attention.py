@@ -147,7 +147,7 @@ MUTANTS = [
         "weights overwritten while they are read",
         "race",
         RACE_WRITE,
-        "      sync_block();  // the weights have been read\n",
+        "  sync_block();  // the weights have been read\n",
         "",
     ),
     Mutant(
