@@ -77,27 +77,32 @@ def upsample_argmax_cases(device: str) -> Iterator[Case]:
 
 
 def confusion_matrix_cases(device: str) -> Iterator[Case]:
-    """One Cityscapes image, 19 classes, a twentieth of the target ignored."""
-    shape, classes = (1, 1024, 2048), 19
-    objects = _network_logits((1, classes, 129, 257), device)
-    prediction = ops.upsample_argmax(objects, shape[1:])
-    target = ops.upsample_argmax(objects + 0.5 * torch.randn_like(objects), shape[1:])
-    target[:, : shape[1] // 20] = 255
-    noise = torch.randint(0, classes, shape, dtype=torch.uint8, device=device)
+    """One image of Cityscapes' size, a twentieth of the target ignored."""
+    shape = (1, 1024, 2048)
+
+    def objects(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = _network_logits((1, classes, 129, 257), device)
+        target = ops.upsample_argmax(logits + 0.5 * torch.randn_like(logits), shape[1:])
+        target[:, : shape[1] // 20] = 255
+        return ops.upsample_argmax(logits, shape[1:]), target
+
+    few, many = objects(19), objects(150)
+    noise = torch.randint(0, 19, shape, dtype=torch.uint8, device=device)
     pairs = {
-        "uint8": (prediction, target),
-        "int64": (prediction.long(), target.long()),
-        "uint8 noise": (noise, noise.flip(1)),
+        "uint8": (19, *few),
+        "int64": (19, *(labels.long() for labels in few)),
+        "uint8 noise": (19, noise, noise.flip(1)),
+        "uint8, 150 classes": (150, *many),
     }
-    for name, (ours, truth) in pairs.items():
+    for name, (classes, ours, truth) in pairs.items():
 
-        def counted(ours: torch.Tensor = ours, truth: torch.Tensor = truth) -> torch.Tensor:
+        def counted(k: int = classes, ours: Any = ours, truth: Any = truth) -> torch.Tensor:
             kept = truth != 255
-            cells = truth[kept].long() * classes + ours[kept].long()
-            return torch.bincount(cells, minlength=classes**2).view(classes, classes)
+            cells = truth[kept].long() * k + ours[kept].long()
+            return torch.bincount(cells, minlength=k**2).view(k, k)
 
-        def run(ours: torch.Tensor = ours, truth: torch.Tensor = truth) -> torch.Tensor:
-            return ops.confusion_matrix(ours, truth, classes)
+        def run(k: int = classes, ours: Any = ours, truth: Any = truth) -> torch.Tensor:
+            return ops.confusion_matrix(ours, truth, k)
 
         yield Case(
             name,

@@ -152,11 +152,20 @@ void multiply_panels(const Operands<float>& in, int64_t rows, int64_t columns, f
   }
 }
 
-// scores[i, j] = Σ_c rows[i, c] · turned[j, c], whole panels of j.
+// scores[i, j] = Σ_c rows[i, c] · turned[j, c], whole panels of j. A slice of channels has a sum of
+// its own: in one long sum of squares, that of a pixel with itself, the rounding errors grow.
 inline void scores_of(const float* rows, int64_t count, int64_t channels, const float* turned,
                       int64_t width, float* scores) {
-  const Operands<float> in{rows, row_pitch(channels), turned, panel, channels * panel, channels};
-  multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch);
+  for (int64_t c = 0; c < channels; c += slice) {
+    const Operands<float> in{rows + c,           row_pitch(channels),
+                             turned + c * panel, panel,
+                             channels * panel,   channels - c < slice ? channels - c : slice};
+    if (c == 0) {
+      multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch);
+    } else {
+      multiply_panels<Into::add, Rows::apart>(in, count, width, scores, score_pitch);
+    }
+  }
 }
 
 // out[i, c] += Σ_j weights[i, j] · rows[j, c], for i below `count` and j below `depth`

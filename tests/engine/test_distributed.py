@@ -59,3 +59,5 @@ def test_devices(monkeypatch):
     assert choose_device("cuda", local_rank=1) == torch.device("cuda", 1)
     with pytest.raises(ConfigError, match="GPU 2, but PyTorch sees 2 GPUs"):
         choose_device("cuda:2")
+    with pytest.raises(ConfigError, match="'gpu' given, auto, cpu, cuda"):
+        choose_device("gpu")

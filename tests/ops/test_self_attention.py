@@ -7,7 +7,7 @@ import torch
 from openseg import _ext
 from openseg.ops import self_attention
 from tests.ops.attention_cases import arguments, check_kernel, maps
-from tests.ops.gradients import at_each_thread_count, with_gradients
+from tests.ops.gradients import at_each_thread_count, check_budget, with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 
 needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
@@ -106,6 +106,17 @@ either_key = pytest.mark.parametrize("shared", [False, True], ids=["own key", "k
 @pytest.mark.parametrize("shape", KERNEL_SHAPES)
 def test_kernel_keeps_the_error_budget(shape, layout, dtype, shared):
     check_kernel(self_attention, maps(*shape, dtype, layout), shared)
+
+
+@needs_kernels
+def test_kernel_counts_many_small_weights_beside_a_large_one():
+    """A random pixel's weight on itself is nearly 1, those of a thousand others are 1e-7."""
+    tensors = maps(1, 256, 8, 33, 33, torch.float32)
+    results = []
+    for backend, dtype in (("cpp", None), ("reference", None), ("reference", torch.float64)):
+        wide = [t.to(dtype) for t in tensors]
+        results.append(with_gradients(*arguments(self_attention, wide, True, backend=backend)))
+    check_budget(*results)
 
 
 @needs_kernels

@@ -73,7 +73,7 @@ void weigh_columns(float* scores, int64_t count, int64_t width, float scale, con
       most = max(load<vfloat>(scores + i * score_pitch + x) * scale, most);
     }
     const vfloat factor = exp(before - most);
-    vfloat total = load<vfloat>(sums.total + x) * factor;
+    vfloat total{};  // small weights would be lost one by one in a sum that is large
     for (int64_t i = 0; i < count; ++i) {
       float* const at = scores + i * score_pitch + x;
       const vfloat weight = exp(load<vfloat>(at) * scale - most);
@@ -81,7 +81,7 @@ void weigh_columns(float* scores, int64_t count, int64_t width, float scale, con
       store(at, weight);
     }
     store(sums.greatest + x, most);
-    store(sums.total + x, total);
+    store(sums.total + x, load<vfloat>(sums.total + x) * factor + total);
     for (int64_t lane = 0; lane < lanes && x + lane < width; ++lane) {
       if (factor[lane] != 1) {
         scale_row(sums.out + (x + lane) * row_pitch(channels), channels, factor[lane]);
