@@ -191,6 +191,7 @@ MUTANTS = [
         VALUES,
         "values[i][2] *= lower",
         "values[i][2] *= upper",
+        "common/region_products.cuh",
     ),
     Mutant(
         "sums that nobody started",
