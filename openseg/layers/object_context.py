@@ -96,7 +96,7 @@ class IdealObjectContext(ObjectContext):
         -> [B, out, H, W]. The logits matter without `gather` alone.
         """
         if regions is None:
-            raise ValueError("IdealObjectContext needs the regions that ideal_regions makes")
+            raise ValueError("regions: None given; expected those of ideal_regions")
         assert self.fuse is not None
         regions = regions.to(features.dtype)
         if self.gather:

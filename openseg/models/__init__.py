@@ -3,6 +3,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
@@ -88,11 +89,13 @@ def create_model(
         name: one of `list_models()`, or the name the published tables have for it.
         backbone: one of `openseg.backbones.list_backbones()`.
         num_classes: K, the number of classes. SegFix has two, always: interior and boundary.
-        output_stride: 8 or 16; None is as published. HRNets have 4, always, and HRNet2x 2.
+        output_stride: 8 or 16; None is that of the published network. HRNets have 4, always, and
+            HRNet2x 2.
         in_channels: channels of the images.
         multi_grid: factors on the dilation of the blocks of the last stage; None is all ones.
         variant: which published form of the network, where there are several.
-        align_corners: of every bilinear upsampling; None is True, but False in variant "mmseg".
+        align_corners: of every bilinear upsampling of the network; None is True, but False in the
+            variant "mmseg".
         activation: of the heads: "relu", or "leaky_relu" (0.01) as checkpoints with InPlaceABN
             have it; `load_weights` sets it for those.
 
@@ -108,26 +111,22 @@ def create_model(
         output_stride = network.output_stride
     if align_corners is None:
         align_corners = variant != "mmseg"
-    arguments = {
-        "name": name,
-        "backbone": backbone,
-        "num_classes": num_classes,
+    shared: dict[str, Any] = {
         "output_stride": output_stride,
         "in_channels": in_channels,
-        "multi_grid": None if multi_grid is None else list(multi_grid),
-        "variant": variant,
         "align_corners": align_corners,
     }
-    body = create_backbone(
-        backbone,
-        output_stride=output_stride,
-        in_channels=in_channels,
-        multi_grid=multi_grid,
-        uniform_dilation=variant in network.uniform_dilation,
-        align_corners=align_corners,
-    )
+    uniform = variant in network.uniform_dilation
+    body = create_backbone(backbone, multi_grid=multi_grid, uniform_dilation=uniform, **shared)
     model = network(body, num_classes, variant=variant, align_corners=align_corners)
-    model.arguments = arguments | {"num_classes": model.num_classes}
+    model.arguments = {
+        "name": name,
+        "backbone": backbone,
+        "num_classes": model.num_classes,
+        "multi_grid": None if multi_grid is None else list(multi_grid),
+        "variant": variant,
+        **shared,
+    }
     model.use_activation(activation)
     return model
 

@@ -150,7 +150,7 @@ def test_ideal_context_is_the_value_of_the_mean_of_the_own_region(background):
     known = block.fuse(torch.cat([*contexts, features], 1))
     logits = torch.full((1, 3, 2, 3), torch.nan, dtype=torch.float64)  # they have no part in it
     torch.testing.assert_close(block(features, logits, regions), known)
-    with pytest.raises(ValueError, match="needs the regions that ideal_regions makes"):
+    with pytest.raises(ValueError, match="expected those of ideal_regions"):
         block(features, logits)
 
 
