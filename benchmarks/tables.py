@@ -42,7 +42,8 @@ def records(name: str) -> list[Record]:
 def last(name: str, *keys: str) -> dict[tuple[Any, ...], Record]:
     """The last record of each workload and machine, in the order of the first ones."""
     keys = ("device", "capability", *keys)
-    return {tuple(record[key] for key in keys): record for record in records(name)}
+    done = (record for record in records(name) if "failed" not in record)
+    return {tuple(record[key] for key in keys): record for record in done}
 
 
 def operator_records() -> dict[tuple[Any, ...], Record]:

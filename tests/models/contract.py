@@ -37,6 +37,7 @@ class ModelContract:
     classes = CLASSES
     one_image_trains = True  # False: a norm sees one value of an image
     aux_weights: dict = {"aux": 0.4}  # noqa: RUF012 - never changed
+    compiler = "aot_eager"
     unused: tuple = ()  # beginnings of the names of parameters that have no part in the outputs
 
     @classmethod
@@ -144,7 +145,7 @@ class ModelContract:
 
     def test_compiles_without_a_break(self, small):
         inputs = self.inputs(small, 1)
-        compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(small, fullgraph=True, backend=self.compiler)
         with torch.no_grad():
             torch.testing.assert_close(compiled(*inputs), small(*inputs), rtol=1e-4, atol=1e-5)
 
