@@ -19,7 +19,7 @@ from typing import Any
 
 import openseg
 from openseg.build.tables import read_records, read_tables, table_text
-from openseg.cli import run
+from openseg.cli import at_least_one, run
 from openseg.config import Config, load_config
 from openseg.config.loading import differences
 from openseg.engine.checkpoints import read_checkpoint
@@ -125,9 +125,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--row", metavar="NAME", help="train and evaluate it; see the list")
     parser.add_argument("--table", metavar="NAME", help="print it")
     parser.add_argument("--records", type=Path, default=records, help="default: %(default)s")
-    parser.add_argument("--processes", type=int, default=1, help="one a GPU; default: %(default)s")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both commands")
-    return parser.parse_args()
+    parser.add_argument(
+        "--processes", type=at_least_one, default=1, help="one a GPU; default: %(default)s"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the row")
+    options = parser.parse_args()
+    if options.overrides and options.row is None:
+        parser.error(f"{options.overrides[0]}: belongs to --row NAME, which is not given")
+    return options
 
 
 if __name__ == "__main__":

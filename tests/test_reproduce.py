@@ -193,6 +193,19 @@ def test_what_is_not_there_is_named(monkeypatch):
         run_main(monkeypatch, "--table", "ade")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--table", "lip", "train.lr=1"), "train.lr=1: belongs to --row NAME"),
+        (("--row", "camvid/fcn_r18", "--processes", "0"), "'0': expected a whole number of 1"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(monkeypatch, capsys, words, message):
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, *words)
+    assert message in capsys.readouterr().err
+
+
 def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):
     commands = []
 

@@ -6,6 +6,7 @@ Networks are built on the meta device, so that none of them computes.
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,16 @@ def test_it_opens_with_its_command(name):
     assert f"python -m openseg.train --cfg {name}" in head
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_it_says_what_it_costs(name):
+    head = (FOLDER / f"{name}.yaml").read_text().partition("\nmodel:")[0]
+    assert re.search(r"minutes|hours", head)
+    assert " GB" in head
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_it_says_what_was_published_and_what_it_costs(name):
     head = (FOLDER / f"{name}.yaml").read_text().replace("\n# ", " ")
     assert "Published: " in head
-    assert "Hours and memory: " in head
+    assert re.search(r"Hours and memory: not measured; by computation \d+ h and \d+ GiB", head)
     assert "data.root=/path/to/" in head
