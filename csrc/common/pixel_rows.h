@@ -75,32 +75,37 @@ void for_each_run(const Map& map, const PixelSets& sets, int64_t set, Range pixe
   }
 }
 
-// Pixels of a set to rows at row_pitch(channels), with zeros up to a whole panel of channels.
+// Pixels of a set to rows at row_pitch(channels), with zeros up to a whole panel of channels. Where
+// the pixels of a map are neighbours, those of a run have to be: see common/pixel_slabs.h.
 template <typename T>
 void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, float* rows) {
-  const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
+  const int64_t pitch = row_pitch(map.channels);
   for_each_run(map, sets, set, pixels,
                [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
                  const T* const from = (const T*)map.data + first;
-                 float* const to = rows + at * pitch;
-                 if (channel == 1 || stride == 1) {
-                   const Matrix<T> run{from, count, map.channels, stride, channel};
-                   return pack(run, to, pitch);
-                 }
-                 for (int64_t c = 0; c < round_up(map.channels, panel); c += lanes) {
-                   const int64_t left = map.channels - c;
-                   for (int64_t x = 0; x < count; ++x) {
-                     T copy[lanes] = {};
-                     for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
-                       copy[lane] = from[(c + lane) * channel + x * stride];
-                     }
-                     store(to + x * pitch + c, load_float(copy));
-                   }
-                 }
+                 pack(Matrix<T>{from, count, map.channels, stride, map.stride_channel},
+                      rows + at * pitch, pitch);
                });
 }
 
-// The reverse.
+// The same, without a copy where they lie so already.
+template <typename T>
+const float* rows_of(const Map& map, const PixelSets& sets, int64_t set, Range pixels,
+                     float* memory) {
+  if (sizeof(T) == sizeof(float) && sets.lines == 1 && sets.stride_column == 1 &&
+      map.stride_channel == 1 && map.stride_pixel == row_pitch(map.channels) &&
+      map.channels % panel == 0) {
+    const float* rows = nullptr;
+    for_each_run(map, sets, set, pixels, [&](int64_t first, int64_t, int64_t, int64_t) {
+      rows = (const float*)map.data + first;
+    });
+    return rows;
+  }
+  gather<T>(map, sets, set, pixels, memory);
+  return memory;
+}
+
+// Rows to the pixels of a set.
 template <typename T>
 void scatter(const float* rows, const Map& map, const PixelSets& sets, int64_t set, Range pixels) {
   const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
@@ -152,11 +157,20 @@ void multiply_panels(const Operands<float>& in, int64_t rows, int64_t columns, f
   }
 }
 
-// scores[i, j] = Σ_c rows[i, c] · turned[j, c], whole panels of j.
+// scores[i, j] = Σ_c rows[i, c] · turned[j, c], whole panels of j. A slice of channels has a sum of
+// its own: in one long sum of squares, that of a pixel with itself, the rounding errors grow.
 inline void scores_of(const float* rows, int64_t count, int64_t channels, const float* turned,
                       int64_t width, float* scores) {
-  const Operands<float> in{rows, row_pitch(channels), turned, panel, channels * panel, channels};
-  multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch);
+  for (int64_t c = 0; c < channels; c += slice) {
+    const Operands<float> in{rows + c,           row_pitch(channels),
+                             turned + c * panel, panel,
+                             channels * panel,   channels - c < slice ? channels - c : slice};
+    if (c == 0) {
+      multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch);
+    } else {
+      multiply_panels<Into::add, Rows::apart>(in, count, width, scores, score_pitch);
+    }
+  }
 }
 
 // out[i, c] += Σ_j weights[i, j] · rows[j, c], for i below `count` and j below `depth`

@@ -6,7 +6,7 @@
 // Two blocks of a set meet at a time, in rounds in which no block meets two others, and add to the
 // sums of each other. Where query and key are one map, scores are computed once for both
 // directions and their gradients added before they are multiplied: seven products for ten.
-#include "common/pixel_rows.h"
+#include "common/pixel_slabs.h"
 
 namespace openseg::OPENSEG_ISA {
 namespace {
@@ -95,12 +95,12 @@ class Backward {
         depth_(in_.query.channels),
         channels_(in_.value.channels),
         scratch_(bytes()),
-        query_(scratch_.take<float>(most_block * row_pitch(depth_))),
-        grad_(scratch_.take<float>(most_block * row_pitch(channels_))),
-        value_(scratch_.take<float>(most_block * row_pitch(channels_))),
-        key_(scratch_.take<float>(strip * row_pitch(depth_))),
+        query_memory_(scratch_.take<float>(most_block * row_pitch(depth_))),
+        grad_memory_(scratch_.take<float>(most_block * row_pitch(channels_))),
+        value_memory_(scratch_.take<float>(most_block * row_pitch(channels_))),
+        key_memory_(scratch_.take<float>(strip * row_pitch(depth_))),
         turned_key_(scratch_.take<float>(turned_size(strip, depth_))),
-        strip_grad_(scratch_.take<float>(strip * row_pitch(channels_))),
+        strip_grad_memory_(scratch_.take<float>(strip * row_pitch(channels_))),
         turned_grad_(scratch_.take<float>(turned_size(strip, channels_))),
         turned_value_(scratch_.take<float>(turned_size(strip, channels_))),
         scores_(scratch_.take<float>(at_once * score_pitch)),
@@ -159,12 +159,12 @@ class Backward {
     const float* const inverse = in_.statistics + context_.sets * context_.pixels;
     std::memcpy(context_.greatest + first, in_.statistics + first, pixels.count * sizeof(float));
     std::memcpy(context_.inverse + first, inverse + first, pixels.count * sizeof(float));
-    gather<T>(call_.grad_out, in_.sets, set, pixels, grad_);
-    gather<T>(in_.out, in_.sets, set, pixels, value_);
+    const float* const grad = rows_of<T>(call_.grad_out, in_.sets, set, pixels, grad_memory_);
+    const float* const out = rows_of<T>(in_.out, in_.sets, set, pixels, value_memory_);
     for (int64_t i = 0; i < pixels.count; ++i) {
       vfloat sum{};
       for (int64_t c = i * pitch; c < i * pitch + channels_; c += lanes) {
-        sum += load<vfloat>(grad_ + c) * load<vfloat>(value_ + c);
+        sum += load<vfloat>(grad + c) * load<vfloat>(out + c);
       }
       context_.delta[first + i] = sum_of(sum);
     }
@@ -172,10 +172,10 @@ class Backward {
 
   void run_pair(int64_t set, BlockPair pair, const Sums& sums) {
     const Range own = range(pair.a), others = range(pair.b);
-    gather<T>(in_.query, in_.sets, set, own, query_);
-    gather<T>(call_.grad_out, in_.sets, set, own, grad_);
+    query_ = rows_of<T>(in_.query, in_.sets, set, own, query_memory_);
+    grad_ = rows_of<T>(call_.grad_out, in_.sets, set, own, grad_memory_);
     if (in_.shared) {
-      gather<T>(in_.value, in_.sets, set, own, value_);
+      value_ = rows_of<T>(in_.value, in_.sets, set, own, value_memory_);
     }
     const int64_t strips = parts_of(others.count, strip);
     for (int64_t s = 0; s < strips; ++s) {
@@ -197,12 +197,12 @@ class Backward {
   }
 
   void load_strip(int64_t set, Range pixels) {
-    gather<T>(in_.value, in_.sets, set, pixels, strip_grad_);
-    turn(strip_grad_, pixels.count, channels_, turned_value_);
-    gather<T>(in_.key, in_.sets, set, pixels, key_);
+    turn(rows_of<T>(in_.value, in_.sets, set, pixels, strip_grad_memory_), pixels.count, channels_,
+         turned_value_);
+    key_ = rows_of<T>(in_.key, in_.sets, set, pixels, key_memory_);
     turn(key_, pixels.count, depth_, turned_key_);
     if (in_.shared) {
-      gather<T>(call_.grad_out, in_.sets, set, pixels, strip_grad_);
+      strip_grad_ = rows_of<T>(call_.grad_out, in_.sets, set, pixels, strip_grad_memory_);
       turn(strip_grad_, pixels.count, channels_, turned_grad_);
     }
   }
@@ -263,11 +263,14 @@ class Backward {
   const Attention& in_;
   const int64_t depth_, channels_;  // D, Dv
   Scratch scratch_;
-  float *query_, *grad_, *value_;                     // rows of a block
-  float *key_, *turned_key_;                          // of a strip
-  float *strip_grad_, *turned_grad_, *turned_value_;  // of a strip
-  float *scores_, *forth_, *back_;                    // [at_once, score_pitch]
-  float* own_sums_;                                   // of a set that is one block
+  float *query_memory_, *grad_memory_, *value_memory_;  // rows of a block
+  float *key_memory_, *turned_key_;                     // of a strip
+  float *strip_grad_memory_, *turned_grad_, *turned_value_;
+  float *scores_, *forth_, *back_;  // [at_once, score_pitch]
+  float* own_sums_;                 // of a set that is one block
+  // rows, in that memory unless they lay so
+  const float *query_ = nullptr, *grad_ = nullptr, *value_ = nullptr;
+  const float *key_ = nullptr, *strip_grad_ = nullptr;
 };
 
 void run_rounds(Context& context) {
@@ -310,9 +313,7 @@ void run_rounds(Context& context) {
   run_workers<Backward>(blocks, context, finish);
 }
 
-}  // namespace
-
-bool attention_backward_cpu(const AttentionBackward& call) {
+bool differentiate_attention(const AttentionBackward& call) {
   Context context(call);
   const int64_t rows = context.sets * context.pixels;
   const int64_t sums = context.blocks == 1 ? 0 : context.sums_size(rows);
@@ -335,6 +336,51 @@ bool attention_backward_cpu(const AttentionBackward& call) {
                           });
   }
   return context.failed == 0;
+}
+
+// Gradients of query, key and value take the place of their copies.
+bool differentiate_by_slabs(const AttentionBackward& call) {
+  const Attention& in = call.forward;
+  const int64_t pixels = Slab::pixels(in.sets), query_size = Slab::size(in.sets, in.query);
+  const int64_t value_size = Slab::size(in.sets, in.value);
+  Scratch scratch(4 * (2 * query_size + 3 * value_size + 2 * pixels) + 6 * 64);
+  if (!scratch) {
+    return false;
+  }
+  float* const query = scratch.take<float>(query_size);
+  float* const key = in.shared ? query : scratch.take<float>(query_size);
+  float* const value = scratch.take<float>(value_size);
+  float* const out = scratch.take<float>(value_size);
+  float* const grad_out = scratch.take<float>(value_size);
+  float* const statistics = scratch.take<float>(2 * pixels);
+  const auto run = [&](Slab& slab) {
+    AttentionBackward part = call;
+    Attention& known = part.forward;
+    known.query = part.grad_query = slab.load(in.query, query);
+    known.key = part.grad_key = in.shared ? known.query : slab.load(in.key, key);
+    known.value = part.grad_value = slab.load(in.value, value);
+    known.out = slab.load(in.out, out);
+    part.grad_out = slab.load(call.grad_out, grad_out);
+    known.sets = slab.sets();
+    known.statistics = statistics;
+    slab.load_statistics(in, statistics);
+    const bool ok = differentiate_attention(part);
+    slab.store(part.grad_query, call.grad_query);
+    if (!in.shared) {
+      slab.store(part.grad_key, call.grad_key);
+    }
+    slab.store(part.grad_value, call.grad_value);
+    return ok;
+  };
+  return for_each_slab(in, run);
+}
+
+}  // namespace
+
+bool attention_backward_cpu(const AttentionBackward& call) {
+  const bool by_slabs =
+      lies_in_slabs(call.forward) || shares_lines(call.forward.sets, call.grad_out);
+  return by_slabs ? differentiate_by_slabs(call) : differentiate_attention(call);
 }
 
 }  // namespace openseg::OPENSEG_ISA

@@ -4,7 +4,7 @@
 //
 // Where query and key are one map, scores are symmetric: pairs of blocks meet once and each adds to
 // the sums of the other, which saves one of four products.
-#include "common/pixel_rows.h"
+#include "common/pixel_slabs.h"
 
 namespace openseg::OPENSEG_ISA {
 namespace {
@@ -73,7 +73,7 @@ void weigh_columns(float* scores, int64_t count, int64_t width, float scale, con
       most = max(load<vfloat>(scores + i * score_pitch + x) * scale, most);
     }
     const vfloat factor = exp(before - most);
-    vfloat total = load<vfloat>(sums.total + x) * factor;
+    vfloat total{};  // small weights would be lost one by one in a sum that is large
     for (int64_t i = 0; i < count; ++i) {
       float* const at = scores + i * score_pitch + x;
       const vfloat weight = exp(load<vfloat>(at) * scale - most);
@@ -81,7 +81,7 @@ void weigh_columns(float* scores, int64_t count, int64_t width, float scale, con
       store(at, weight);
     }
     store(sums.greatest + x, most);
-    store(sums.total + x, total);
+    store(sums.total + x, load<vfloat>(sums.total + x) * factor + total);
     for (int64_t lane = 0; lane < lanes && x + lane < width; ++lane) {
       if (factor[lane] != 1) {
         scale_row(sums.out + (x + lane) * row_pitch(channels), channels, factor[lane]);
@@ -99,11 +99,11 @@ class Forward {
         depth_(call_.query.channels),
         channels_(call_.value.channels),
         scratch_(bytes()),
-        query_(scratch_.take<float>(most_block * row_pitch(depth_))),
+        query_memory_(scratch_.take<float>(most_block * row_pitch(depth_))),
         own_value_(scratch_.take<float>(most_block * row_pitch(channels_))),
-        key_(scratch_.take<float>(strip * row_pitch(depth_))),
+        key_memory_(scratch_.take<float>(strip * row_pitch(depth_))),
         turned_(scratch_.take<float>(turned_size(strip, depth_))),
-        value_(scratch_.take<float>(strip * row_pitch(channels_))),
+        value_memory_(scratch_.take<float>(strip * row_pitch(channels_))),
         scores_(scratch_.take<float>(at_once * score_pitch)),
         weights_(scratch_.take<float>(at_once * score_pitch)),
         statistics_(scratch_.take<float>(2 * most_block)) {}
@@ -164,7 +164,7 @@ class Forward {
   }
 
   void load_queries(int64_t set, Range pixels) {
-    gather<T>(call_.query, call_.sets, set, pixels, query_);
+    query_ = rows_of<T>(call_.query, call_.sets, set, pixels, query_memory_);
   }
 
   // Calls visit(strip) with keys and values of each strip loaded.
@@ -174,9 +174,8 @@ class Forward {
     for (int64_t s = 0; s < strips; ++s) {
       Range at = part(pixels.count, strips, s, panel);
       at.begin += pixels.begin;
-      gather<T>(call_.key, call_.sets, set, at, key_);
-      turn(key_, at.count, depth_, turned_);
-      gather<T>(call_.value, call_.sets, set, at, value_);
+      turn(rows_of<T>(call_.key, call_.sets, set, at, key_memory_), at.count, depth_, turned_);
+      value_ = rows_of<T>(call_.value, call_.sets, set, at, value_memory_);
       visit(at);
     }
   }
@@ -227,13 +226,14 @@ class Forward {
   const Attention& call_;
   const int64_t depth_, channels_;  // D, Dv
   Scratch scratch_;
-  float* query_;              // [most_block, row_pitch(D)]
+  float* query_memory_;       // [most_block, row_pitch(D)]
   float* own_value_;          // [most_block, row_pitch(Dv)]; without pairs, the sums of the queries
-  float* key_;                // [strip, row_pitch(D)]
+  float* key_memory_;         // [strip, row_pitch(D)]
   float* turned_;             // the same, turned
-  float* value_;              // [strip, row_pitch(Dv)]
+  float* value_memory_;       // [strip, row_pitch(Dv)]
   float *scores_, *weights_;  // [at_once, score_pitch]
   float* statistics_;         // [2, most_block]
+  const float *query_ = nullptr, *value_ = nullptr;  // rows, in that memory unless they lay so
 };
 
 bool run_pairs(Context& context) {
@@ -271,9 +271,7 @@ bool run_pairs(Context& context) {
   return context.failed == 0;
 }
 
-}  // namespace
-
-bool attention_cpu(const Attention& call) {
+bool attend(const Attention& call) {
   Context context(call);
   if (call.shared && blocks_of(context.pixels) > 1) {
     context.blocks = blocks_of(context.pixels);
@@ -284,6 +282,40 @@ bool attention_cpu(const Attention& call) {
   };
   run_workers<Forward>(context.sets * context.pixels, context, work);
   return context.failed == 0;
+}
+
+bool attend_by_slabs(const Attention& call) {
+  const int64_t pixels = Slab::pixels(call.sets), query_size = Slab::size(call.sets, call.query);
+  const int64_t value_size = Slab::size(call.sets, call.value);
+  Scratch scratch(4 * (2 * query_size + 2 * value_size + 2 * pixels) + 5 * 64);
+  if (!scratch) {
+    return false;
+  }
+  float* const query = scratch.take<float>(query_size);
+  float* const key = call.shared ? query : scratch.take<float>(query_size);
+  float* const value = scratch.take<float>(value_size);
+  float* const out = scratch.take<float>(value_size);
+  float* const statistics = scratch.take<float>(2 * pixels);
+  const auto run = [&](Slab& slab) {
+    Attention part = call;
+    part.query = slab.load(call.query, query);
+    part.key = call.shared ? part.query : slab.load(call.key, key);
+    part.value = slab.load(call.value, value);
+    part.out = slab.copy_of(call.out, out);
+    part.sets = slab.sets();
+    part.statistics = statistics;
+    const bool ok = attend(part);
+    slab.store(part.out, call.out);
+    slab.store_statistics(statistics, call);
+    return ok;
+  };
+  return for_each_slab(call, run);
+}
+
+}  // namespace
+
+bool attention_cpu(const Attention& call) {
+  return lies_in_slabs(call) ? attend_by_slabs(call) : attend(call);
 }
 
 }  // namespace openseg::OPENSEG_ISA

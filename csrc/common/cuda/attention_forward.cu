@@ -66,14 +66,17 @@ class Softmax {
       best_[half] = most[half];
       sum_[half] *= worth[half];
     }
+    float sum[2] = {0, 0};  // small weights would be lost one by one in a sum that is large
 #pragma unroll
     for (int tile = 0; tile < Shape::score_tiles; ++tile) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         scores[tile][e] = exp_fast(scores[tile][e] - best_[e / 2]);
-        sum_[e / 2] += scores[tile][e];
+        sum[e / 2] += scores[tile][e];
       }
     }
+    sum_[0] += sum[0];
+    sum_[1] += sum[1];
   }
 
   // Sums over all columns, in place of those over the lane's own.
