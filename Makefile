@@ -2,6 +2,7 @@
 # make test    install and run the test suite
 # make lint    formatting and static checks
 # make ext     rebuild the kernels in place after a change in csrc/
+# make gpu     build for this machine's GPU with the torch of PYTHON, test and measure there; STEPS=…
 #
 # Set PYTHON to choose the interpreter (3.10 or newer), TORCH to choose the torch that is installed
 # (`make demo TORCH="torch==2.15.0"`), VENV to install into another virtual environment.
@@ -15,7 +16,7 @@ DEMO := runs/demo
 export PATH := $(BIN):$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format ext clean
+.PHONY: demo test lint format ext gpu clean
 
 $(VENV)/torch.installed:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -48,6 +49,13 @@ demo: ext
 
 test: ext $(VENV)/tools.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+# Nothing is installed: a machine with a GPU has its own torch, and perhaps no way out.
+gpu:
+	OPENSEG_CUDA=1 OPENSEG_REQUIRE_EXT=1 \
+	TORCH_CUDA_ARCH_LIST=$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
+	  $(PYTHON) setup.py --quiet build_ext --inplace
+	PYTHONPATH=$(CURDIR) $(PYTHON) benchmarks/run_gpu.py $(STEPS)
 
 lint: $(VENV)/tools.installed
 	$(BIN)/ruff check .

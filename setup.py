@@ -132,7 +132,8 @@ def ninja_file(cxx, includes, libraries, cuda):
             (file, f"{file}.o", "nvcc", f"{NVCC_FLAGS} {include} {arch_flags(file)}")
             for file in files["cuda"]
         ]
-        link += [f"-L{cuda / 'lib64'}", "-lcudart_static -ldl -lrt -lpthread"]
+        link += [f"-L{cuda / name}" for name in ("lib64", "lib") if (cuda / name).exists()]
+        link += ["-lcudart_static -ldl -lrt -lpthread"]
     lines = [f"cxx = {cxx}", f"nvcc = {cuda / 'bin/nvcc' if cuda else 'nvcc'}", RULES]
     for file, target, rule, flags in edges:
         lines += [f"build {target}: {rule} {ROOT / file}", f"  flags = {flags}"]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """A workload with its peers, how it is measured, and the record that it leaves.
 
-The result is checked first: there is no speed for a wrong one. A peer that refuses a workload is
-recorded with its reason.
+The result is checked first: there is no speed for a wrong one. A peer that refuses a workload and a
+case that fails are recorded with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,10 @@ import _timing
 import torch
 
 Seconds = Callable[[Callable[[], Any]], float]
+
+
+class WrongResultError(RuntimeError):
+    """There is nothing to time."""
 
 
 @dataclass
@@ -36,7 +40,7 @@ def measure(
     graph too.
     """
     if not case.check():
-        raise SystemExit(f"{operator} / {case.name}: wrong result, not timed")
+        raise WrongResultError("wrong result, not timed")
     figures: dict[str, Any] = {
         "operator": operator,
         "case": case.name,
@@ -58,9 +62,35 @@ def measure(
             figures["peer_peaks"][name] = _timing.peak_bytes(peer, device)
             if device == "cuda":
                 figures["modes"][name] = _timing.cuda_modes(peer)
-        except RuntimeError as error:
-            figures["refused"][name] = str(error).splitlines()[0]
+        except Exception as error:  # compilers have kinds of their own
+            figures["refused"][name] = first_line(error)
     return figures
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def report(
+    operator: str,
+    cases: Iterable[Case],
+    device: str,
+    floors: tuple[float, float],
+    seconds: Seconds,
+    keep: Callable[[dict[str, Any]], None],
+) -> int:
+    """Measures, prints and keeps each case, also that it failed; the number of those."""
+    failures = 0
+    for case in cases:
+        try:
+            figures = measure(operator, case, device, floors, seconds)
+            print(describe(figures), flush=True)
+        except RuntimeError as error:
+            failures += 1
+            figures = {"operator": operator, "case": case.name, "failed": first_line(error)}
+            print(f"{operator} / {case.name} fails: {figures['failed']}", flush=True)
+        keep(figures)
+    return failures
 
 
 def describe(figures: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import ctypes
 import datetime
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import threading
@@ -135,12 +136,14 @@ def matmul_rate(device: str) -> float:
 
 def machine(device: str) -> dict[str, Any]:
     """What a figure depends on: hardware, versions, commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -16,7 +16,7 @@ from typing import Any
 import _timing
 import torch
 import torch.nn.functional as F
-from _cases import Case, describe, measure
+from _cases import Case, report
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -230,20 +230,25 @@ def main() -> None:
     dtypes = options.dtypes or (["bfloat16"] if cuda else ["float32", "bfloat16"])
     seconds = _timing.cuda_seconds if cuda else functools.partial(_timing.fastest, options.seconds)
     machine = _timing.machine(options.device)
+    failures = 0
     for threads in [torch.get_num_threads()] if cuda else options.threads:
         torch.set_num_threads(threads)
         floors = _timing.copy_bandwidth(options.device), _timing.matmul_rate(options.device)
         state = {"load": os.getloadavg()[0], "copy": floors[0], "matmul": floors[1]}
         print(f"{machine['device']}, {state}")
+
+        def keep(figures: dict[str, Any], state: dict[str, float] = state) -> None:
+            if options.record:
+                _timing.append({**machine, **state, **figures}, options.record)
+
         for name in options.operators:
             for regions in KEYS.get(name, options.regions):
                 for dtype in dtypes:
                     for layout in options.layouts:
-                        for case in cases(name, regions, dtype, layout, options):
-                            figures = measure(name, case, options.device, floors, seconds)
-                            print(describe(figures), flush=True)
-                            if options.record:
-                                _timing.append({**machine, **state, **figures}, options.record)
+                        workloads = cases(name, regions, dtype, layout, options)
+                        failures += report(name, workloads, options.device, floors, seconds, keep)
+    if failures:
+        raise SystemExit(f"{failures} cases fail")
 
 
 if __name__ == "__main__":

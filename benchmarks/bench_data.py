@@ -2,7 +2,7 @@
 """Images a second of the data path on one core: `python benchmarks/bench_data.py [--record]`.
 
 For each data set drawn images of its usual size are written to files, read and augmented as its
-published recipe says; the floor is what reading alone takes. The resizing is also timed against
+configuration says; the floor is what reading alone takes. The resizing is also timed against
 resizing the whole image with torch and cropping then, after both have been found equal within one
 grey level.
 """
@@ -20,30 +20,24 @@ import torch.nn.functional as F
 from _timing import append, machine
 from PIL import Image
 
-from openseg.data import ContextScenes, FolderDataset, TrainTransform
+from openseg.build import build_train_transform
+from openseg.config import load_config
+from openseg.data import ContextScenes, FolderDataset
 from openseg.data.drawing import save_label_png
 from openseg.data.resampling import Window, resize_image
 
 FRAME, RESIZED, WINDOW = (1024, 2048), (1536, 3072), Window(400, 900, 512, 1024)
-OTHERS = {"order": "flip_first", "crop_size": (520, 520), "min_side": 520}
-# set: size of an image, suffix of its file, options of the published augmentation
+# set: a usual size of its images, suffix of their files, configuration with its augmentation
 SETS = {
-    "cityscapes": ((1024, 2048), ".png", {"crop_size": (512, 1024)}),
-    "ade20k": ((512, 683), ".jpg", OTHERS),
-    "pascal_context": ((375, 500), ".jpg", OTHERS),
-    "coco_stuff_10k": ((480, 640), ".jpg", OTHERS),
-    "pascal_voc": ((375, 500), ".jpg", {**OTHERS, "crop_size": (513, 513), "min_side": 513}),
-    "lip": (
-        (400, 250),
-        ".jpg",
-        {
-            "order": "flip_first",
-            "crop_size": (473, 473),
-            "fixed_size": (473, 473),
-            "scale_range": (0.5, 1.5),
-        },
-    ),
-    "camvid": ((360, 480), ".png", {"crop_size": (360, 480)}),
+    "cityscapes": ((1024, 2048), ".png", "cityscapes/ocrnet_r101"),
+    "ade20k": ((512, 683), ".jpg", "ade20k/ocrnet_r101"),
+    "pascal_context": ((375, 500), ".jpg", "pascal_context/ocrnet_r101"),
+    "coco_stuff_10k": ((480, 640), ".jpg", "coco_stuff_10k/ocrnet_r101"),
+    "pascal_voc": ((375, 500), ".jpg", "pascal_voc/ocrnet_r101"),
+    "lip": ((400, 250), ".jpg", "lip/ce2p_ocrnet_r101"),
+    "mapillary": ((2448, 3264), ".jpg", "mapillary/ocrnet_b_hrnet_w48"),
+    "celeba": ((1024, 1024), ".jpg", "celeba/ocrnet_hrnet_w48"),
+    "camvid": ((360, 480), ".jpg", "camvid/ocrnet_r18"),
 }
 
 
@@ -58,7 +52,9 @@ def milliseconds(call: Callable[[int], object], repeats: int) -> float:
     return 1000 * statistics.median(times)
 
 
-def drawn_files(root: Path, size: tuple[int, int], suffix: str, count: int) -> FolderDataset:
+def drawn_files(
+    root: Path, size: tuple[int, int], suffix: str, count: int, half_size: bool
+) -> FolderDataset:
     scenes = ContextScenes(size, count)
     for folder in ("images", "labels"):
         (root / folder / "train").mkdir(parents=True)
@@ -68,14 +64,15 @@ def drawn_files(root: Path, size: tuple[int, int], suffix: str, count: int) -> F
         image.save(root / "images" / "train" / f"{scene.name}{suffix}", quality=90)
         label = root / "labels" / "train" / f"{scene.name}.png"
         save_label_png(label, scene.label, scenes.info.palette)
-    return FolderDataset(root, "train", scenes.info.classes)
+    return FolderDataset(root, "train", scenes.info.classes, half_size=half_size)
 
 
 def time_set(name: str, count: int = 4, repeats: int = 24) -> dict[str, object]:
-    size, suffix, options = SETS[name]
-    transform = TrainTransform(**options)
+    size, suffix, recipe = SETS[name]
+    config = load_config(recipe, ["data.root=."])
     with tempfile.TemporaryDirectory() as folder:
-        dataset = drawn_files(Path(folder), size, suffix, count)
+        dataset = drawn_files(Path(folder), size, suffix, count, config.data.half_size)
+        transform = build_train_transform(config, dataset.info)
         samples = [dataset.load(index) for index in range(count)]
         read = milliseconds(lambda i: dataset.load(i % count), repeats)
     augment = milliseconds(
@@ -84,7 +81,7 @@ def time_set(name: str, count: int = 4, repeats: int = 24) -> dict[str, object]:
     return {
         "set": name,
         "size": size,
-        "crop": options["crop_size"],
+        "crop": transform.crop_size,
         "read_ms": round(read, 2),
         "augment_ms": round(augment, 2),
         "images_per_second": round(1000 / (read + augment), 1),

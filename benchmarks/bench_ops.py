@@ -12,7 +12,7 @@ from typing import Any
 import _timing
 import torch
 import torch.nn.functional as F
-from _cases import Case, describe, measure
+from _cases import Case, report
 
 from openseg import ops
 
@@ -77,27 +77,32 @@ def upsample_argmax_cases(device: str) -> Iterator[Case]:
 
 
 def confusion_matrix_cases(device: str) -> Iterator[Case]:
-    """One Cityscapes image, 19 classes, a twentieth of the target ignored."""
-    shape, classes = (1, 1024, 2048), 19
-    objects = _network_logits((1, classes, 129, 257), device)
-    prediction = ops.upsample_argmax(objects, shape[1:])
-    target = ops.upsample_argmax(objects + 0.5 * torch.randn_like(objects), shape[1:])
-    target[:, : shape[1] // 20] = 255
-    noise = torch.randint(0, classes, shape, dtype=torch.uint8, device=device)
+    """One image of Cityscapes' size, a twentieth of the target ignored."""
+    shape = (1, 1024, 2048)
+
+    def objects(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = _network_logits((1, classes, 129, 257), device)
+        target = ops.upsample_argmax(logits + 0.5 * torch.randn_like(logits), shape[1:])
+        target[:, : shape[1] // 20] = 255
+        return ops.upsample_argmax(logits, shape[1:]), target
+
+    few, many = objects(19), objects(150)
+    noise = torch.randint(0, 19, shape, dtype=torch.uint8, device=device)
     pairs = {
-        "uint8": (prediction, target),
-        "int64": (prediction.long(), target.long()),
-        "uint8 noise": (noise, noise.flip(1)),
+        "uint8": (19, *few),
+        "int64": (19, *(labels.long() for labels in few)),
+        "uint8 noise": (19, noise, noise.flip(1)),
+        "uint8, 150 classes": (150, *many),
     }
-    for name, (ours, truth) in pairs.items():
+    for name, (classes, ours, truth) in pairs.items():
 
-        def counted(ours: torch.Tensor = ours, truth: torch.Tensor = truth) -> torch.Tensor:
+        def counted(k: int = classes, ours: Any = ours, truth: Any = truth) -> torch.Tensor:
             kept = truth != 255
-            cells = truth[kept].long() * classes + ours[kept].long()
-            return torch.bincount(cells, minlength=classes**2).view(classes, classes)
+            cells = truth[kept].long() * k + ours[kept].long()
+            return torch.bincount(cells, minlength=k**2).view(k, k)
 
-        def run(ours: torch.Tensor = ours, truth: torch.Tensor = truth) -> torch.Tensor:
-            return ops.confusion_matrix(ours, truth, classes)
+        def run(k: int = classes, ours: Any = ours, truth: Any = truth) -> torch.Tensor:
+            return ops.confusion_matrix(ours, truth, k)
 
         yield Case(
             name,
@@ -113,6 +118,7 @@ def _plain_cross_entropy(
 ) -> torch.Tensor:
     """The published loss: the whole [B, K, H, W], and a sort of all pixels for the mining."""
     values = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=True)
+    values = values.float()  # as autocast has it
     if ohem is None:
         return F.cross_entropy(values, target, ignore_index=255)
     losses = F.cross_entropy(values, target, ignore_index=255, reduction="none").flatten()
@@ -131,11 +137,14 @@ def upsample_cross_entropy_cases(device: str) -> Iterator[Case]:
         "19 classes, 512x1024": ((2, 19, 65, 129), (512, 1024), None),
         "19 classes, OHEM": ((2, 19, 65, 129), (512, 1024), ops.Ohem(0.7, 100_000)),
     }
+    large: Any = (16, 150, 65, 65), (520, 520), None
     if device == "cuda":
-        workloads["150 classes, batch of 16"] = ((16, 150, 65, 65), (520, 520), None)
+        workloads["150 classes, batch of 16"] = large
+        workloads["150 classes, batch of 16, bfloat16"] = large
     compiled = torch.compile(_plain_cross_entropy)
     for name, (shape, size, ohem) in workloads.items():
-        logits = _network_logits(shape, device).requires_grad_()
+        dtype = torch.bfloat16 if name.endswith("bfloat16") else torch.float32
+        logits = _network_logits(shape, device).to(dtype).requires_grad_()
         target = ops.upsample_argmax(logits + 0.5 * torch.randn_like(logits), size).long()
         target[:, : size[0] // 20] = 255
 
@@ -149,17 +158,18 @@ def upsample_cross_entropy_cases(device: str) -> Iterator[Case]:
         def fused(logits: Any = logits, target: Any = target, ohem: Any = ohem) -> Any:
             return torch.autograd.grad(compiled(logits, target, ohem), logits)[0]
 
-        def agrees(ours: Any = ours, plain: Any = plain) -> bool:
+        def agrees(ours: Any = ours, plain: Any = plain, logits: Any = logits) -> bool:
             # on average: rounding puts single pixels on the other side of the limit of OHEM
-            known = plain()
-            return bool((ours() - known).abs().mean() < 1e-4 * known.abs().mean())
+            known = plain(logits.detach().float().requires_grad_())
+            allowed = 1e-4 if logits.dtype == torch.float32 else torch.finfo(logits.dtype).eps
+            return bool((ours() - known).abs().mean() < allowed * known.abs().mean())
 
         yield Case(
             name,
             ours,
             {"eager": plain, "compiled": fused},
             agrees,
-            2 * logits.numel() * 4 + target.numel() * 8,
+            2 * logits.numel() * logits.element_size() + target.numel() * 8,
         )
 
 
@@ -223,6 +233,12 @@ def main() -> None:
     seconds = _timing.cuda_seconds if cuda else _timing.median_seconds
     facts = _timing.machine(arguments.device)
     print(facts)
+
+    def keep(figures: dict[str, Any]) -> None:
+        if arguments.record:
+            _timing.append({**facts, **figures}, arguments.record)
+
+    failures = 0
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
@@ -232,11 +248,11 @@ def main() -> None:
             f"{threads} threads: copy {bandwidth / 1e9:.1f} GB/s, matmul {rate / 1e9:.0f} GFLOP/s"
         )
         for operator in arguments.op or CASES:
-            for case in CASES[operator](arguments.device):
-                figures = measure(operator, case, arguments.device, (bandwidth, rate), seconds)
-                print(describe(figures), flush=True)
-                if arguments.record:
-                    _timing.append({**facts, **figures}, arguments.record)
+            cases = CASES[operator](arguments.device)
+            floors = bandwidth, rate
+            failures += report(operator, cases, arguments.device, floors, seconds, keep)
+    if failures:
+        raise SystemExit(f"{failures} cases fail")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Write the tables of README.md from benchmarks/results/: `python benchmarks/tables.py`.
+"""Write the tables of README.md and docs/benchmarks.md from benchmarks/results/.
+
+    python benchmarks/tables.py
 
 A table stands between `<!-- NAME -->` and `<!-- /NAME -->`; of a workload that was measured more
 than once on a machine the last record counts.
@@ -8,16 +10,45 @@ than once on a machine the last record counts.
 import json
 import re
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
-README = Path(__file__).resolve().parents[1] / "README.md"
+Record = dict[str, Any]
+
+# What README.md shows of an operator: the cases that networks have in training and evaluation.
+HEADLINES = {
+    ("upsample_argmax", "network"): "19 classes, 129×257 → 1024×2048",
+    ("confusion_matrix", "uint8"): "19 classes, 1024×2048",
+    ("upsample_cross_entropy", "150 classes, 513x513"): "2×150×65×65 → 513×513, both",
+    ("upsample_cross_entropy", "19 classes, OHEM"): "OHEM, 2×19×65×129 → 512×1024, both",
+    ("spatial_gather", "K=19 float32 channels_last both"): "512×128×128, 19 regions, both",
+    ("object_attention", "K=19 float32 channels_last both"): "256×128×128, 19 regions, both",
+    ("object_attention", "K=150 float32 channels_last both"): "256×128×128, 150 regions, both",
+    ("self_attention", "K=9409 float32 channels_last forward"): "256×97×97",
+    ("self_attention", "K=9409 float32 channels_last both"): "256×97×97, both",
+    ("interlaced_attention", "K=233 float32 channels_last both"): "two stages, 104×104, both",
+    ("inplace_abn", "float32 channels_last"): "2×512×97×97, both",
+}
 
 
-def records(name: str) -> list[dict[str, Any]]:
+def records(name: str) -> list[Record]:
     path = RESULTS / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def last(name: str, *keys: str) -> dict[tuple[Any, ...], Record]:
+    """The last record of each workload and machine, in the order of the first ones."""
+    keys = ("device", "capability", *keys)
+    done = (record for record in records(name) if "failed" not in record)
+    return {tuple(record[key] for key in keys): record for record in done}
+
+
+def operator_records() -> dict[tuple[Any, ...], Record]:
+    workload = "operator", "case", "threads"
+    return last("ops", *workload) | last("attention", *workload)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -27,31 +58,125 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def operators() -> str:
-    """Times and memory of each operator beside its fastest peer."""
-    last = {(r["device"], r["operator"], r["case"], r["threads"]): r for r in records("ops")}
+def machine(record: Record) -> str:
+    return f"{record['device']}, {record['capability']}, torch {record['torch']}"
+
+
+def best_peer(record: Record) -> str:
+    return min(record["peers"], key=record["peers"].__getitem__)
+
+
+def faster(record: Record) -> str:
+    return f"{record['peers'][best_peer(record)] / record['ours']:.1f}×"
+
+
+def memory(record: Record) -> str:
+    return f"{record['peak'] / 1e6:.0f} / {record['peer_peaks'][best_peer(record)] / 1e6:.0f} MB"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+
+
+def headlines() -> str:
+    """One line a case, one thread and two side by side."""
+    measured = operator_records()
     rows = []
-    for (device, operator, case, threads), record in last.items():
-        peer = min(record["peers"], key=record["peers"].__getitem__)
-        seconds, ours = record["peers"][peer], record["ours"]
+    for (operator, case), title in HEADLINES.items():
+        found = {key[-1]: r for key, r in measured.items() if key[2:4] == (operator, case)}
+        if 1 not in found or 2 not in found:
+            continue
+        one, two = found[1], found[2]
         rows.append(
             [
                 f"`{operator}`",
-                case,
-                f"{device}, {record['capability']}, {threads} thr.",
-                f"{1e3 * ours:.1f} ms",
-                f"{1e3 * seconds:.1f} ms ({peer})",
-                f"{seconds / ours:.1f}×",
-                f"{record['peak'] / 1e6:.0f} / {record['peer_peaks'][peer] / 1e6:.0f} MB",
+                title,
+                f"{milliseconds(one['ours'])} / {milliseconds(two['ours'])} ms",
+                f"{faster(one)} / {faster(two)}",
+                best_peer(one),
+                memory(one),
             ]
         )
-    head = ["operator", "case", "machine", "ours", "best peer", "faster", "peak memory"]
+    head = ["operator", "case", "1 / 2 threads", "faster than the best peer", "which is", "memory"]
+    machines = sorted({machine(r) for key, r in measured.items() if key[2:4] in HEADLINES})
+    return table(head, rows) + f"\n\nOn {' and '.join(machines)}."
+
+
+def operators() -> str:
+    """Every recorded case."""
+    rows = [
+        [
+            f"`{record['operator']}`",
+            record["case"],
+            str(record["threads"]),
+            f"{milliseconds(record['ours'])} ms",
+            f"{100 * record['floor'] / record['ours']:.0f} %",
+            f"{milliseconds(record['peers'][best_peer(record)])} ms ({best_peer(record)})",
+            faster(record),
+            memory(record),
+            machine(record),
+        ]
+        for record in operator_records().values()
+    ]
+    head = ["operator", "case", "threads", "ours", "floor", "best peer", "faster", "memory"]
+    return table([*head, "machine"], rows)
+
+
+def steps() -> str:
+    """Training steps, every operator on its kernel and on its reference."""
+    rows = []
+    for record in last("steps", "network", "threads", "crop").values():
+        kernels, plain = record["auto"], record["reference"]
+        rows.append(
+            [
+                f"`{record['network']}`",
+                str(record["threads"]),
+                f"{kernels['seconds']:.2f} / {plain['seconds']:.2f} s",
+                f"{plain['seconds'] / kernels['seconds']:.2f}×",
+                f"{kernels['peak'] / 2**20:,.0f} / {plain['peak'] / 2**20:,.0f} MiB",
+                machine(record),
+            ]
+        )
+    head = ["network", "threads", "step: kernels / references", "faster", "peak memory", "machine"]
     return table(head, rows)
+
+
+def heads() -> str:
+    """Context heads at 1×2048×128×128."""
+    rows = [
+        [
+            record["head"],
+            f"{record['parameters'] / 1e6:.1f} M",
+            f"{record['gigaflops']:.0f}",
+            f"{record['milliseconds'] / 1e3:.1f} s",
+            f"{record['peak_mebibytes']:.0f} MiB",
+            str(record["threads"]),
+            machine(record),
+        ]
+        for record in last("complexity", "head", "threads").values()
+    ]
+    return table(["head", "parameters", "GFLOPs", "time", "memory", "threads", "machine"], rows)
+
+
+def data() -> str:
+    """Reading and augmenting, on one core."""
+    rows = [
+        [
+            f"`{record['set']}`",
+            "{}×{}".format(*reversed(record["size"])),
+            f"{record['read_ms']:.1f} ms",
+            f"{record['augment_ms']:.1f} ms",
+            f"{record['images_per_second']:.1f}",
+            machine(record),
+        ]
+        for record in last("data", "set").values()
+    ]
+    return table(["set", "image", "read", "augment", "images a second", "machine"], rows)
 
 
 def training() -> str:
     """Mean IoU that shipped configurations reach, over their seeds."""
-    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    runs: dict[str, dict[int, Record]] = {}
     for record in records("training"):
         runs.setdefault(record["config"], {})[record["seed"]] = record
     rows = []
@@ -64,14 +189,27 @@ def training() -> str:
     return table(["configuration", "mean IoU, %", "seeds", "minutes of one core, each"], rows)
 
 
-def main() -> None:
-    text = README.read_text(encoding="utf-8")
-    for name, make in {"operators": operators, "training": training}.items():
+PAGES: dict[str, tuple[Callable[[], str], ...]] = {
+    "README.md": (headlines, training),
+    "docs/benchmarks.md": (operators, steps, heads, data),
+}
+
+
+def render(page: str) -> str:
+    """The page with its tables as the records have them."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for make in PAGES[page]:
+        name = make.__name__
         place = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         text, count = place.subn(f"\\g<1>{make()}\n\\g<2>", text)
         if count != 1:
-            raise SystemExit(f"README.md must have the mark <!-- {name} --> once, it has {count}")
-    README.write_text(text, encoding="utf-8")
+            raise SystemExit(f"{page} must have the mark <!-- {name} --> once, it has {count}")
+    return text
+
+
+def main() -> None:
+    for page in PAGES:
+        (ROOT / page).write_text(render(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

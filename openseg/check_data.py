@@ -14,7 +14,7 @@ from typing import Any, get_args
 import yaml
 
 from openseg.build import build_dataset, build_train_transform
-from openseg.cli import run
+from openseg.cli import at_least_one, run
 from openseg.config import Config, load_config
 from openseg.config.loading import find_config, restore_config
 from openseg.data import PairedDataset
@@ -124,7 +124,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="write check.json, samples.png and the weights"
     )
-    parser.add_argument("--samples", type=int, default=6, metavar="N", help="in samples.png (6)")
+    parser.add_argument(
+        "--samples", type=at_least_one, default=6, metavar="N", help="in samples.png (6)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser.parse_intermixed_args()  # key=value words may stand anywhere
 

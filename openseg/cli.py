@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What all entry points share: running `main` with readable errors and the right exit status."""
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -22,3 +23,10 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def at_least_one(text: str) -> int:
+    """A whole number above 0, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
+    return int(text)

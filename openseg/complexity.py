@@ -7,7 +7,7 @@ seconds.
 
 import argparse
 
-from openseg.cli import run
+from openseg.cli import at_least_one, run
 from openseg.engine.complexity import measure, table
 from openseg.errors import ConfigError
 from openseg.models import create_model
@@ -43,21 +43,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", required=True, metavar="NAME")
     parser.add_argument("--backbone", default="resnet101c", metavar="NAME", help="(resnet101c)")
     parser.add_argument(
-        "--size", type=_positive, nargs=2, default=(1024, 2048), metavar=("H", "W"),
+        "--size", type=at_least_one, nargs=2, default=(1024, 2048), metavar=("H", "W"),
         help="of the images in pixels (1024 2048)",
     )  # fmt: skip
-    parser.add_argument("--num-classes", type=_positive, default=19, help="(19)")
+    parser.add_argument("--num-classes", type=at_least_one, default=19, help="(19)")
     parser.add_argument("--variant", default="openseg", metavar="NAME", help="(openseg)")
     parser.add_argument("--output-stride", type=int, choices=(8, 16), help="default: as published")
-    parser.add_argument("--in-channels", type=_positive, default=3, help="(3)")
-    parser.add_argument("--batch", type=_positive, default=1, help="images (1)")
+    parser.add_argument("--in-channels", type=at_least_one, default=3, help="(3)")
+    parser.add_argument("--batch", type=at_least_one, default=1, help="images (1)")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, 1 at least")
-    return int(text)
 
 
 if __name__ == "__main__":

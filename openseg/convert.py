@@ -19,7 +19,7 @@ from openseg.data.datasets.listing import read_names
 from openseg.engine.checkpoints import VERSION
 from openseg.engine.files import make_folder, replacing
 from openseg.errors import CheckpointError, ConfigError
-from openseg.models import create_model
+from openseg.models import create_model, resolve_name
 from openseg.weights import (
     CONVENTIONS,
     METADATA_KEY,
@@ -36,13 +36,14 @@ def main() -> None:
     options = _parse()
     weights, left_out = _read(options.source)
     tensors, metadata = weights.state_dict, None
-    arguments = _arguments(options, weights)
-    if arguments is not None:
-        try:
+    try:
+        arguments = _arguments(options, weights)
+        if arguments is not None:
             model = create_model(**arguments)
             report = load_read(model, weights, str(options.source), options.names)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"the network cannot be built or filled: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the network cannot be built or filled: {error}") from error
+    if arguments is not None:
         print(report)
         tensors = model.state_dict()
         meta = _meta(options, weights, report, model.num_classes)
@@ -62,17 +63,22 @@ def _read(path: Path) -> tuple[Weights, list[str]]:
 def _arguments(options: argparse.Namespace, weights: Weights) -> dict[str, Any] | None:
     """Of `create_model`; None leaves the tensors under the names they have."""
     if options.model is None:
+        unread = ["backbone", "variant"] + ([] if weights.model else ["classes", "normalize"])
+        given = [f"--{option}" for option in unread if getattr(options, option) is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)} without --model: name the network as well")
         return weights.model
-    num_classes = count_classes(options.model, weights)
+    name = resolve_name(options.model)
+    num_classes = count_classes(name, weights)
     if num_classes is None:
         raise CheckpointError(
             f"{options.source}: has no classifier of {options.model} by any names that are known; "
             "check --model, or leave it out to keep the tensors as they are"
         )
     return {
-        "name": options.model,
-        "backbone": options.backbone,
-        "variant": options.variant,
+        "name": name,
+        "backbone": options.backbone or "resnet101c",
+        "variant": options.variant or "openseg",
         "num_classes": num_classes,
     }
 
@@ -124,8 +130,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="file of torch.save")
     parser.add_argument("target", type=_safetensors, metavar="TARGET", help="a .safetensors file")
     parser.add_argument("--model", metavar="NAME", help="network, one of openseg.list_models()")
-    parser.add_argument("--backbone", default="resnet101c", metavar="NAME", help="(resnet101c)")
-    parser.add_argument("--variant", default="openseg", metavar="NAME", help="(openseg)")
+    parser.add_argument("--backbone", metavar="NAME", help="(resnet101c)")
+    parser.add_argument("--variant", metavar="NAME", help="(openseg)")
     parser.add_argument("--names", default="auto", help="whose names the tensors have (auto)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="one name a line")
     parser.add_argument("--normalize", choices=CONVENTIONS, help="of images; default: as published")

@@ -13,18 +13,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from openseg.build import (
-    build_dataset,
     build_eval_transform,
     build_inference,
+    build_val_set,
     load_predictor,
 )
+from openseg.build.refinement import RefinedInference, Refinement
 from openseg.cli import run
 from openseg.config import Config, load_config
 from openseg.config.loading import restore_config
 from openseg.data import DatasetInfo, Normalize
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.distributed import process_group
-from openseg.engine.evaluation import check_classes, evaluate
+from openseg.engine.evaluation import LabelsOf, check_classes, evaluate
 from openseg.engine.evaluation_report import print_report, write_report
 from openseg.engine.files import make_folder
 from openseg.engine.progress import show_progress
@@ -47,19 +48,23 @@ def main() -> None:
         make_folder(options.output)
     with process_group(config.device) as process:
         model, meta = load_predictor(options.checkpoint, process.device)
-        data = config.data
-        dataset = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
+        dataset = build_val_set(config)
         check_classes(dataset.info, model.num_classes)
         infer = build_inference(config, dataset.info, model)
-        transform = build_eval_transform(config, Normalize.from_dict(meta["normalize"]))
+        normalize = Normalize.from_dict(meta["normalize"])
+        transform = build_eval_transform(config, normalize)
+        labels_of: LabelsOf = infer
+        if options.segfix is not None:
+            labels_of = RefinedInference(infer, Refinement(options.segfix, infer.device), normalize)
         save = None
         if options.submission is not None:
             save = Submission(options.submission, dataset.info.label_ids)
         if process.is_main:
             _warn_of_other_names(meta["classes"], dataset.info)
         with show_progress("evaluating") if process.is_main else nullcontext() as progress:
+            workers = config.data.workers
             metrics = evaluate(
-                infer, dataset, transform, workers=config.data.workers, progress=progress, save=save
+                labels_of, dataset, transform, workers=workers, progress=progress, save=save
             )
         if not process.is_main:
             return
@@ -85,6 +90,7 @@ def main() -> None:
             "min_side": config.val.min_side,
             "multiple": infer.multiple,
             "combine": infer.combine,
+            "segfix": None if options.segfix is None else str(options.segfix),
         }
         for path in write_report(metrics, options.output, facts):
             print(path)
@@ -128,6 +134,9 @@ def _parse() -> argparse.Namespace:
         "--submission", type=Path, metavar="DIR",
         help="write the predictions as the data set's own server wants them",
     )  # fmt: skip
+    parser.add_argument(
+        "--segfix", type=Path, metavar="FILE", help="mend labels near borders by this network"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser.parse_args()
 

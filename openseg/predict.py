@@ -8,8 +8,6 @@ confidence/NAME.png in the output folder.
 import argparse
 import sys
 
-import torch
-
 from openseg.build import load_predictor
 from openseg.cli import run
 from openseg.engine.prediction import SUFFIXES, Predictor, find_images, predict_files
@@ -71,7 +69,7 @@ def _parse() -> argparse.Namespace:
         "--scales", type=_floats, default=(1.0,), metavar="S,S", help="such as 0.5,1,1.5"
     )
     parser.add_argument("--flip", action="store_true", help="add the logits of the mirrored image")
-    parser.add_argument("--device", type=_device, default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--amp", choices=AMP_DTYPES, default="none", help="precision")
     return parser.parse_args()
 
@@ -97,13 +95,6 @@ def _floats(text: str) -> tuple[float, ...]:
         return tuple(map(float, text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected numbers such as 0.5,1") from None
-
-
-def _device(text: str) -> str:
-    try:
-        return text if text == "auto" else str(torch.device(text))
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected auto, cpu, cuda or cuda:N") from None
 
 
 if __name__ == "__main__":

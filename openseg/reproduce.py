@@ -2,31 +2,34 @@
 """Rows of published tables: `python -m openseg.reproduce --row lip/ce2p_ocrnet_r101 data.root=DIR`.
 
 Without an option it lists the rows; `--table NAME` prints a table, published beside measured.
-A row that was interrupted goes on where it was; what it reaches is appended to the records.
+A row that was interrupted goes on where it was; what it reaches is appended to the records. Each
+seed is a run of its own: `train.seed=1 run.folder=DIR`.
 """
 
 import argparse
 import datetime
 import difflib
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import openseg
-from openseg.cli import run
-from openseg.config import load_config
+from openseg.build.tables import read_records, read_tables, table_text
+from openseg.cli import at_least_one, run
+from openseg.config import Config, load_config
+from openseg.config.loading import differences
+from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.environment import collect
 from openseg.engine.files import make_folder
 from openseg.errors import ConfigError, TrainingError
 
-_METRICS = {"mIoU": "mean_iou", "accuracy": "pixel_accuracy"}
-_PATHS = ("data.root=", "model.weights=", "run.folder=")
+# of an option's name: what a network's figure does not depend on, and its training neither
+_NO_MATTER = ("data.root=", "data.workers=", "model.weights=", "train.seed=", "run.", "device=")
+_NOT_TRAINED = ("data.root:", "data.workers:", "data.val_", "model.weights:", "val.", "device:")
 
 
 def main() -> None:
@@ -45,31 +48,24 @@ def main() -> None:
                 print(f"  {row['config']:<52} {row['method']}, {row['backbone']}")
 
 
-def read_tables() -> dict[str, Any]:
-    """configs/tables.yaml, which says what is in it."""
-    path = Path(openseg.__file__).parent / "configs" / "tables.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def reproduce(table: dict[str, Any], row: dict[str, Any], options: argparse.Namespace) -> None:
     """Train, unless the network is there, and record every evaluation of the table."""
     name, trained = row["config"], row.get("trained", row["config"])
-    config = load_config(trained, options.overrides)
+    overrides = [*table.get("overrides", []), *options.overrides]
+    config = load_config(trained, overrides)
     folder = Path(str(config.run.folder))
     checkpoint, resumed = folder / "checkpoints" / "last.pt", folder.exists()
-    begin = time.monotonic()
-    _start("openseg.train", options, "--cfg", trained, "run.resume=auto")
-    hours = None if resumed else round((time.monotonic() - begin) / 3600, 2)
+    if checkpoint.exists():
+        _refuse_another_run(config, checkpoint)
+    began = _seconds()
+    _start("openseg.train", options.processes, "--cfg", trained, "run.resume=auto", *overrides)
+    hours = [None if resumed else round((now - then) / 3600, 3)
+             for now, then in zip(_seconds(), began, strict=True)]  # fmt: skip
     facts = collect()
     for split, words in table["evaluate"].items():
         output = folder / "evaluation" / f"{name.replace('/', '_')}_{split}"
-        asked = ("--checkpoint", str(checkpoint), "--cfg", name, "--output", str(output), *words)
-        _start("openseg.evaluate", options, *asked)
+        asked = ("--checkpoint", str(checkpoint), "--cfg", name, "--output", str(output))
+        _start("openseg.evaluate", options.processes, *asked, *words, *overrides)
         metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
         record = {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -77,8 +73,8 @@ def reproduce(table: dict[str, Any], row: dict[str, Any], options: argparse.Name
             "evaluation": split,
             **{key: metrics[key] for key in ("mean_iou", "pixel_accuracy", "images")},
             **{key: getattr(config.train, key) for key in ("iterations", "batch_size", "seed")},
-            "hours": hours,
-            "overrides": [word for word in options.overrides if not word.startswith(_PATHS)],
+            **dict(zip(("hours", "processor_hours"), hours, strict=True)),
+            "overrides": [word for word in options.overrides if not word.startswith(_NO_MATTER)],
             "device": ", ".join(facts["GPUs"]) or facts["processor"],
             **{key: facts[key] for key in ("openseg", "commit", "torch")},
         }
@@ -87,42 +83,32 @@ def reproduce(table: dict[str, Any], row: dict[str, Any], options: argparse.Name
             file.write(json.dumps(record) + "\n")
 
 
-def _start(module: str, options: argparse.Namespace, *words: str) -> None:
+def _refuse_another_run(config: Config, checkpoint: Path) -> None:
+    """What lies in the folder must be this row: its figure would stand in the table."""
+    saved = read_checkpoint(checkpoint)["config"] or {}
+    other = [d for d in differences(config, saved) if not d.startswith(_NOT_TRAINED)]
+    if other:
+        raise ConfigError(
+            f"{checkpoint}: was trained with other options ({'; '.join(other)}): name another "
+            "folder as run.folder=DIR"
+        )
+
+
+def _seconds() -> tuple[float, float]:
+    """Of the clock, and of all cores in commands that have ended, whatever else they ran beside."""
+    return time.monotonic(), sum(os.times()[2:4])
+
+
+def _start(module: str, processes: int, *words: str) -> None:
     command = [sys.executable, "-m"]
-    if options.processes > 1:
+    if processes > 1:
         command += ["torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(options.processes), "-m"]
-    command += [module, *words, *options.overrides]
+        command += ["--nproc-per-node", str(processes), "-m"]
+    command += [module, *words]
     print(" ".join(command), flush=True)
     status = subprocess.run(command).returncode
     if status:
         raise TrainingError(f"{module} ended with status {status}; the same command goes on")
-
-
-def table_text(table: dict[str, Any], records: Iterable[dict[str, Any]]) -> str:
-    """A table in Markdown; of several records of a row the last one counts."""
-    last = {(record["row"], record["evaluation"]): record for record in records}
-    known = {column for row in table["rows"] for column in row.get("published", {})}
-    columns = [(c, [c, "measured"] if c in known else [c]) for c in table["columns"]]
-    head = ["method", "backbone", *(c for _, names in columns for c in names)]
-    lines = [[*head, "batch", "iterations"], ["---"] * (len(head) + 2)]
-    for row in table["rows"]:
-        config = load_config(row["config"], ["data.root=."]).train
-        cells = [row["method"], row["backbone"]]
-        for column, names in columns:
-            split, metric = column.split()
-            cells += [str(row.get("published", {}).get(column, ""))][: len(names) - 1]
-            cells.append(_measured(last.get((row["config"], split)), _METRICS[metric]))
-        lines.append([*cells, str(config.batch_size), str(config.iterations)])
-    return "\n".join([table["title"], "", *("| " + " | ".join(line) + " |" for line in lines)])
-
-
-def _measured(record: dict[str, Any] | None, metric: str) -> str:
-    """In percent, with what was changed of the row."""
-    if record is None:
-        return ""
-    changed = f" ({', '.join(record['overrides'])})" if record["overrides"] else ""
-    return f"{100 * record[metric]:.2f}{changed}"
 
 
 def _get(kind: str, known: dict[str, Any], name: str) -> Any:
@@ -139,9 +125,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--row", metavar="NAME", help="train and evaluate it; see the list")
     parser.add_argument("--table", metavar="NAME", help="print it")
     parser.add_argument("--records", type=Path, default=records, help="default: %(default)s")
-    parser.add_argument("--processes", type=int, default=1, help="one a GPU; default: %(default)s")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for both commands")
-    return parser.parse_args()
+    parser.add_argument(
+        "--processes", type=at_least_one, default=1, help="one a GPU; default: %(default)s"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the row")
+    options = parser.parse_args()
+    if options.overrides and options.row is None:
+        parser.error(f"{options.overrides[0]}: belongs to --row NAME, which is not given")
+    return options
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and anything of a lower level, besides what ALSO allows and what NEVER forbids.
 """
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,13 @@ def test_an_operator_has_one_name_everywhere():
         assert f'"{name}"' in cases
         for file in (f"{name}.h", f"{name}.cpp"):
             assert (ROOT / "csrc" / name / file).exists()
+
+
+def test_pages_show_what_is_recorded():
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))
+    for page in tables["PAGES"]:
+        stands = (ROOT / page).read_text(encoding="utf-8")
+        assert stands == tables["render"](page), f"{page}: run `python benchmarks/tables.py`"
 
 
 def source_files(*suffixes):

@@ -6,7 +6,7 @@ from openseg.build import build_criterion, build_model, build_normalize, build_o
 from openseg.config import load_config
 from openseg.data import ContextScenes, DatasetInfo
 from openseg.errors import ConfigError
-from openseg.losses import RMI, CrossEntropy, Dice, EdgeCrossEntropy, Focal, Lovasz
+from openseg.losses import RMI, CrossEntropy, Dice, EdgeCrossEntropy, Focal, Lovasz, SegFixLoss
 from openseg.models import create_model
 from openseg.ops import Ohem
 from openseg.weights import CONVENTIONS
@@ -63,9 +63,10 @@ def test_ce2p_trains_its_edges_on_edges():
     assert type(criterion_of(words, network="ce2p_ocrnet").own["edge"]) is EdgeCrossEntropy
 
 
-def test_segfix_is_trained_elsewhere():
-    with pytest.raises(ConfigError, match=r"learns borders and directions: losses\.SegFixLoss"):
-        criterion_of("loss.aux_weights={direction: 1}", network="segfix")
+def test_segfix_has_its_own_loss():
+    assert type(criterion_of("loss.main={segfix: 1}", network="segfix")) is SegFixLoss
+    with pytest.raises(ConfigError, match=r"\{segfix: 1\} expected for segfix"):
+        criterion_of("model.name=segfix", network="segfix")
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,8 @@ def test_a_split_that_is_not_there(tmp_path, check):
 
 
 def test_what_cannot_be_checked(check):
+    with pytest.raises(SystemExit):
+        check("--root", "x", "--samples", "0")
     with pytest.raises(ConfigError, match="scenes is drawn"):
         check("--cfg", "scenes/ocrnet_r18")
     with pytest.raises(ConfigError, match="--cfg NAME or --root DIR"):

@@ -132,7 +132,8 @@ def test_mmsegmentation_names_its_classes(network, tmp_path, monkeypatch):
     [
         (["--model", "fcn", "--backbone", "resnet18"], CheckpointError, "fit the network"),
         (["--model", "isanet"], CheckpointError, "no classifier of isanet"),
-        (["--model", "fnc"], CheckpointError, "no classifier of fnc"),
+        (["--model", "fnc"], ConfigError, "unknown model 'fnc'; did you mean fcn"),
+        (["--backbone", "resnet18c", "--normalize", "caffe"], ConfigError, "without --model"),
         (["--model", "fcn", "--backbone", "resnet9"], ConfigError, "resnet9"),
         (["--model", "fcn", "--backbone", "resnet18c"], ConfigError, "name its 3 classes"),
     ],

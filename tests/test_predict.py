@@ -124,7 +124,6 @@ def test_mistakes_are_told_before_any_work(
         (["--save", "labels,masks"], "labels,overlay,confidence"),
         (["--slide", "512"], "HEIGHT,WIDTH"),
         (["--scales", "1;2"], "numbers such as"),
-        (["--device", "gpu"], "auto, cpu, cuda"),
     ],
 )
 def test_words_that_cannot_be_read_leave_with_status_2(words, message, monkeypatch, capsys):

@@ -11,13 +11,15 @@ from types import SimpleNamespace
 import pytest
 
 from openseg import reproduce
+from openseg.build.tables import table_text
 from openseg.config import load_config, shipped_configs
-from openseg.errors import ConfigError, TrainingError
+from openseg.errors import ConfigError, DataError, TrainingError
 
 SPEC = Path(__file__).resolve().parents[2] / "shared" / "spec" / "tables.md"
 TABLES = reproduce.read_tables()
 TINY = {
     "title": "Scenes",
+    "overrides": ["train.iterations=1"],
     "evaluate": {"mirrored": ["val.flip=true"]},
     "columns": ["mirrored mIoU", "mirrored accuracy"],
     "rows": [
@@ -32,9 +34,9 @@ TINY = {
     ],
 }
 SMALL = (
-    *("train.iterations=1", "train.batch_size=2", "data.scene_size=[32,32]"),
+    *("train.batch_size=2", "train.seed=0", "data.scene_size=[32,32]"),
     *("data.scene_length=4", "data.scene_val_length=2", "data.crop_size=[32,32]"),
-    *("data.workers=0", "device=cpu", "run.samples=0"),
+    *("data.workers=0", "device=cpu", "run.samples=0", "val.scales=[0.5]"),
 )
 
 
@@ -120,21 +122,68 @@ def test_a_row_is_trained_evaluated_recorded_and_printed(monkeypatch, capsys, tm
     monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=here))
     monkeypatch.setattr(reproduce, "read_tables", lambda: {"tiny": TINY})
     records, folder = tmp_path / "new" / "records.jsonl", f"run.folder={tmp_path / 'run'}"
-    run_main(monkeypatch, "--row", "scenes/fcn_r18", "--records", records, folder, *SMALL)
+    row = ("--row", "scenes/fcn_r18", "--records", records, folder, *SMALL)
+    run_main(monkeypatch, *row)
     record = json.loads(records.read_text())
     assert (record["row"], record["evaluation"]) == ("scenes/fcn_r18", "mirrored")
     assert (record["iterations"], record["batch_size"], record["images"]) == (1, 2, 2)
     assert record["hours"] is not None
-    assert record["overrides"] == list(SMALL)
+    assert record["processor_hours"] is not None
+    assert set(SMALL) - set(record["overrides"]) == {
+        "train.seed=0", "data.workers=0", "device=cpu", "run.samples=0",
+    }  # fmt: skip
     output = tmp_path / "run" / "evaluation" / "scenes_fcn_r18_mirrored"
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["flip"]
+    assert metrics["scales"] == [0.5]
     assert record["pixel_accuracy"] == metrics["pixel_accuracy"]
     capsys.readouterr()
     run_main(monkeypatch, "--table", "tiny", "--records", records)
-    *_, row, unmeasured = capsys.readouterr().out.splitlines()
-    assert f"|  | {100 * record['mean_iou']:.2f} (train.iterations=1, " in row
+    *_, line, unmeasured = capsys.readouterr().out.splitlines()
+    assert f"|  | {100 * record['mean_iou']:.2f} (train.batch_size=2, " in line
+    assert line.endswith(" | 8 | 1 |")
     assert unmeasured.startswith("| FCN, as the demo | 18 | 12.3, 45.6 |  |  | ")
+    with pytest.raises(ConfigError, match=r"with other options \(train.seed: 1, was 0\): .*folder"):
+        run_main(monkeypatch, *row, "train.seed=1")
+
+
+def record_of(value, **changes):
+    facts = {"row": "scenes/fcn_r18", "evaluation": "mirrored", "seed": 0, "iterations": 1}
+    metrics = {"mean_iou": value, "pixel_accuracy": 1.0, "batch_size": 8, "overrides": []}
+    return {**facts, **metrics, **changes}
+
+
+@pytest.mark.parametrize(
+    ("records", "cell"),
+    [
+        ([record_of(0.125)], "12.50"),
+        ([record_of(0.5), record_of(0.125)], "12.50"),
+        ([record_of(0.5, seed=3), record_of(0.25)], "37.50 (50.00, 25.00)"),
+        ([record_of(0.5, seed=3), record_of(0.25, iterations=9)], "25.00"),
+        ([record_of(0.5), record_of(0.25, overrides=["train.lr=1"])], "25.00 (train.lr=1)"),
+    ],
+)
+def test_a_cell_is_the_mean_of_seeds_that_were_trained_alike(records, cell):
+    assert f"|  | {cell} | 100.00" in table_text(TINY, records)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('{"row": "scenes/fc', "line 2: is no record of a row: .*column 9.*; mend or remove it"),
+        ("{}", "line 2: .*it lacks batch_size, evaluation,"),
+        ("7", "line 2: .*it lacks batch_size"),
+        ("\udcff", "is no text"),
+    ],
+)
+def test_a_broken_record_is_named(monkeypatch, tmp_path, line, complaint):
+    path = tmp_path / "records.jsonl"
+    text = f"{json.dumps(record_of(0.5))}\n{line}\n"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=rf"records\.jsonl.*{complaint}"):
+        run_main(monkeypatch, "--table", "camvid", "--records", path)
+    with pytest.raises(DataError, match="cannot be read"):
+        run_main(monkeypatch, "--table", "camvid", "--records", tmp_path)
 
 
 def test_what_is_not_there_is_named(monkeypatch):
@@ -142,6 +191,19 @@ def test_what_is_not_there_is_named(monkeypatch):
         run_main(monkeypatch, "--row", "cityscapes/fcn_r11")
     with pytest.raises(ConfigError, match="table 'ade'; did you mean ade20k"):
         run_main(monkeypatch, "--table", "ade")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--table", "lip", "train.lr=1"), "train.lr=1: belongs to --row NAME"),
+        (("--row", "camvid/fcn_r18", "--processes", "0"), "'0': expected a whole number of 1"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(monkeypatch, capsys, words, message):
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, *words)
+    assert message in capsys.readouterr().err
 
 
 def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):

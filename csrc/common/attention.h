@@ -18,6 +18,12 @@ struct PixelSets {
   int64_t count() const { return down * across; }     // of an image
 };
 
+// The sets of equal size of a map: their pixels count from pixel `first` of it.
+struct MapPart {
+  int64_t first;
+  PixelSets sets;
+};
+
 struct Attention {
   Map query;  // [batch, channels D, pixels]
   Map key;    // [batch, D, pixels]; `shared`: the query again

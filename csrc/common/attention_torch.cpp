@@ -14,6 +14,13 @@ bool fits(const Tensor& map, const Tensor& like, int64_t channels) {
          map.size(1) == channels && map.size(2) == like.size(2) && map.size(3) == like.size(3);
 }
 
+Map part_of(Map map, int64_t first, int64_t pixels) {
+  OPENSEG_DISPATCH_FLOATING(map.dtype,
+                            map.data = static_cast<scalar_t*>(map.data) + first * map.stride_pixel);
+  map.pixels = pixels;
+  return map;
+}
+
 // The tensors as kernels walk them, kept as long as the call that points into them.
 struct Inputs {
   const char* name;
@@ -33,11 +40,23 @@ struct Inputs {
                   " dtype");
   }
 
-  Attention call(double scale, const PixelSets& sets, const Tensor& out, float* statistics) const {
-    OPENSEG_CHECK(sets.count() * sets.pixels() == query.size(2) * query.size(3), name,
+  // Calls for one part after another; `statistics` are those of all.
+  std::vector<Attention> calls(double scale, const std::vector<MapPart>& parts, const Tensor& out,
+                               float* statistics) const {
+    std::vector<Attention> calls;
+    int64_t covered = 0;
+    for (const auto& [first, sets] : parts) {
+      const int64_t pixels = sets.count() * sets.pixels();
+      const auto map = [&](const Tensor& tensor) {
+        return part_of(map_of(name, tensor), first, pixels);
+      };
+      calls.push_back({map(query), map(key), map(value), shared, (float)scale, sets, map(out),
+                       statistics + 2 * query.size(0) * covered});
+      covered += pixels;
+    }
+    OPENSEG_CHECK(covered == query.size(2) * query.size(3), name,
                   ": the groups do not divide the map");
-    return {map_of(name, query), map_of(name, key), map_of(name, value), shared, (float)scale, sets,
-            map_of(name, out),   statistics};
+    return calls;
   }
 };
 
@@ -45,30 +64,34 @@ struct Inputs {
 
 std::tuple<Tensor, Tensor> attention(const char* name, const Tensor& query,
                                      const std::optional<Tensor>& key, const Tensor& value,
-                                     double scale, const PixelSets& sets,
+                                     double scale, const std::vector<MapPart>& parts,
                                      [[maybe_unused]] bool allow_tf32) {
   const Inputs inputs(name, query, key, value);
   const Tensor out = allocate_map(query, value.size(1));
   const Tensor statistics =
       allocate(query, {2, query.size(0), query.size(2) * query.size(3)}, ScalarType::Float);
-  const Attention call =
-      inputs.call(scale, sets, out, static_cast<float*>(statistics.mutable_data_ptr()));
+  const std::vector<Attention> calls =
+      inputs.calls(scale, parts, out, static_cast<float*>(statistics.mutable_data_ptr()));
 #if defined(OPENSEG_CUDA)
   if (query.is_cuda()) {
     const CudaScope scope(query);
-    attention_cuda(call, allow_tf32, scope.stream());
+    for (const Attention& call : calls) {
+      attention_cuda(call, allow_tf32, scope.stream());
+    }
     return {out, statistics};
   }
 #endif
-  OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), attention_cpu)(call), name,
-                ": no memory for the sums of pixels");
+  for (const Attention& call : calls) {
+    OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), attention_cpu)(call), name,
+                  ": no memory for the sums of pixels");
+  }
   return {out, statistics};
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention_backward(
     const char* name, const Tensor& grad, const Tensor& query, const std::optional<Tensor>& key,
     const Tensor& value, const Tensor& out, const Tensor& statistics, double scale,
-    const PixelSets& sets, [[maybe_unused]] bool allow_tf32) {
+    const std::vector<MapPart>& parts, [[maybe_unused]] bool allow_tf32) {
   const Inputs inputs(name, query, key, value);
   const Tensor grad_out = walkable(grad), result = walkable(out);
   const Tensor known = torch::stable::contiguous(statistics);
@@ -80,26 +103,32 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward(
   const Tensor grad_key =
       key ? allocate_map(*key, query.size(1)) : allocate(query, {0}, query.scalar_type());
   const Tensor grad_value = allocate_map(value, value.size(1));
-  const AttentionBackward call{
-      inputs.call(scale, sets, result,
-                  const_cast<float*>(static_cast<const float*>(known.const_data_ptr()))),
-      map_of(name, grad_out),
-      map_of(name, grad_query),
-      key ? map_of(name, grad_key) : Map{},
-      map_of(name, grad_value),
-  };
+  std::vector<AttentionBackward> calls;
+  for (const Attention& forward :
+       inputs.calls(scale, parts, result,
+                    const_cast<float*>(static_cast<const float*>(known.const_data_ptr())))) {
+    const auto map = [&](const Tensor& tensor) {
+      return part_of(map_of(name, tensor), parts[calls.size()].first, forward.query.pixels);
+    };
+    calls.push_back(
+        {forward, map(grad_out), map(grad_query), key ? map(grad_key) : Map{}, map(grad_value)});
+  }
 #if defined(OPENSEG_CUDA)
   if (query.is_cuda()) {
     const CudaScope scope(query);
     const Tensor delta =
         allocate(query, {query.size(0), query.size(2) * query.size(3)}, ScalarType::Float);
-    attention_backward_cuda(call, static_cast<float*>(delta.mutable_data_ptr()), allow_tf32,
-                            scope.stream());
+    for (const AttentionBackward& call : calls) {
+      attention_backward_cuda(call, static_cast<float*>(delta.mutable_data_ptr()), allow_tf32,
+                              scope.stream());
+    }
     return {grad_query, grad_key, grad_value};
   }
 #endif
-  OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), attention_backward_cpu)(call), name,
-                ": no memory for the sums of pixels");
+  for (const AttentionBackward& call : calls) {
+    OPENSEG_CHECK(OPENSEG_VARIANT(cpu_isa(), attention_backward_cpu)(call), name,
+                  ": no memory for the sums of pixels");
+  }
   return {grad_query, grad_key, grad_value};
 }
 

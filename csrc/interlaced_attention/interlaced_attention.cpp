@@ -10,8 +10,8 @@ namespace {
 
 constexpr const char* name = "interlaced_attention";
 
-PixelSets sets_of(const Tensor& query, const std::vector<int64_t>& groups,
-                  const std::string& kind) {
+std::vector<MapPart> parts_of(const Tensor& query, const std::vector<int64_t>& groups,
+                              const std::string& kind) {
   OPENSEG_CHECK(query.dim() == 4 && groups.size() == 2 && groups[0] > 0 && groups[1] > 0,
                 "interlaced_attention: expected query [B, D, H, W] and groups (p, q)");
   OPENSEG_CHECK(kind == "long" || kind == "short", "interlaced_attention: kind is \"", kind,
@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor> interlaced_attention(const Tensor& query,
                                                 const Tensor& value, double scale,
                                                 const std::vector<int64_t>& groups,
                                                 const std::string& kind, bool allow_tf32) {
-  return attention(name, query, key, value, scale, sets_of(query, groups, kind), allow_tf32);
+  return attention(name, query, key, value, scale, parts_of(query, groups, kind), allow_tf32);
 }
 
 std::tuple<Tensor, Tensor, Tensor> interlaced_attention_backward(
@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> interlaced_attention_backward(
     const Tensor& out, const Tensor& statistics, double scale, const std::vector<int64_t>& groups,
     const std::string& kind, bool allow_tf32) {
   return attention_backward(name, grad, query, key, value, out, statistics, scale,
-                            sets_of(query, groups, kind), allow_tf32);
+                            parts_of(query, groups, kind), allow_tf32);
 }
 
 }  // namespace

@@ -8,14 +8,14 @@ namespace {
 
 constexpr const char* name = "self_attention";
 
-PixelSets sets_of(const Tensor& query) {
+std::vector<MapPart> parts_of(const Tensor& query) {
   OPENSEG_CHECK(query.dim() == 4, "self_attention: expected query [B, D, H, W]");
-  return whole_image(query.size(2) * query.size(3));
+  return {{0, whole_image(query.size(2) * query.size(3))}};
 }
 
 std::tuple<Tensor, Tensor> self_attention(const Tensor& query, const std::optional<Tensor>& key,
                                           const Tensor& value, double scale, bool allow_tf32) {
-  return attention(name, query, key, value, scale, sets_of(query), allow_tf32);
+  return attention(name, query, key, value, scale, parts_of(query), allow_tf32);
 }
 
 std::tuple<Tensor, Tensor, Tensor> self_attention_backward(const Tensor& grad, const Tensor& query,
@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor, Tensor> self_attention_backward(const Tensor& grad, c
                                                            const Tensor& value, const Tensor& out,
                                                            const Tensor& statistics, double scale,
                                                            bool allow_tf32) {
-  return attention_backward(name, grad, query, key, value, out, statistics, scale, sets_of(query),
+  return attention_backward(name, grad, query, key, value, out, statistics, scale, parts_of(query),
                             allow_tf32);
 }
 

@@ -5,7 +5,7 @@
 
 namespace openseg {
 
-// All pixels of an image attend to each other, for attention_cpu.
+// All pixels of an image attend to each other.
 inline PixelSets whole_image(int64_t pixels) {
   return {.down = 1,
           .across = 1,

@@ -70,7 +70,7 @@ def create_backbone(
         ValueError: an unknown name (the message has the nearest ones) or option.
     """
     if name not in list_backbones():
-        near = difflib.get_close_matches(name, list_backbones(), n=3) or list_backbones()
+        near = difflib.get_close_matches(str(name), list_backbones(), n=3) or list_backbones()
         raise ValueError(f"unknown backbone {name!r}; did you mean {', '.join(near)}?")
     if multi_grid is not None and not name.startswith("resnet"):
         raise ValueError(f"multi_grid is an option of ResNets alone, {name} must have None")

@@ -25,14 +25,17 @@ _PLAN = (
 
 
 class WideResNet38(Backbone):
-    """`forward`: images [B, in_channels, H, W] -> maps of mod4 to mod7, all of stride 8."""
+    """`forward`: images [B, in_channels, H, W] -> maps of mod4 to mod7, all of stride 8.
+
+    The poolings round up, as those of the ResNets: a side of 512 pixels becomes 257, 129 and 65.
+    """
 
     def __init__(self, *, in_channels: int = 3) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.channels = (512, 1024, 2048, 4096)
         self.mod1 = nn.Sequential(OrderedDict(conv1=conv3x3(in_channels, 64)))
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
         width = 64
         for number, (count, channels, dilation) in enumerate(_PLAN, start=2):
             blocks: OrderedDict[str, nn.Module] = OrderedDict()

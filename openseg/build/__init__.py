@@ -22,11 +22,20 @@ from openseg.build.data import (
     build_eval_transform,
     build_normalize,
     build_train_transform,
+    build_val_set,
 )
 from openseg.build.losses import build_criterion
 from openseg.config import Config
 from openseg.config.loading import to_plain
-from openseg.data import Dataset, DatasetInfo, ResumableSampler, TrainSet
+from openseg.data import (
+    BorderOffsets,
+    BorderTransform,
+    Dataset,
+    DatasetInfo,
+    ResumableSampler,
+    TrainSet,
+    TrainTransform,
+)
 from openseg.engine.batches import endless_batches
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic, set_seed
@@ -58,6 +67,7 @@ __all__ = [
     "build_run_folder",
     "build_train_transform",
     "build_trainer",
+    "build_val_set",
     "build_validation",
     "checkpoint_to_resume",
     "load_predictor",
@@ -68,7 +78,8 @@ __all__ = [
 def build_batches(config: Config, dataset: Dataset, process: Process, start: int = 0) -> Any:
     """Endless batches of this process, after the first `start` samples of the stream."""
     data, train = config.data, config.train
-    transform = build_train_transform(config, dataset.info)
+    kind = BorderTransform if isinstance(dataset, BorderOffsets) else TrainTransform
+    transform = build_train_transform(config, dataset.info, kind)
     sampler = ResumableSampler(
         len(dataset),
         train.batch_size // process.world_size,

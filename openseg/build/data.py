@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """From `config.data` to data sets and what is done to their images."""
 
+from pathlib import Path
 from typing import Any
 
 from openseg.config import Config
 from openseg.data import (
     ADE20K,
     LIP,
+    BorderMasks,
+    BorderOffsets,
     CamVid,
     Cityscapes,
     COCOStuff10K,
@@ -54,6 +57,7 @@ def build_dataset(
     options: dict[str, Any] = {"only": only, "strict": strict}
     if data.name == "folder":
         options |= {"classes": data.classes or "classes.txt", "id_map": data.id_map}
+        options["half_size"] = data.half_size
         return FolderDataset(data.root, split, **options)
     if data.name == "pascal_context":
         return PascalContext(data.root, split, data.background, **options)
@@ -67,7 +71,25 @@ def build_datasets(config: Config) -> tuple[Dataset, Dataset]:
     val = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
     for dataset in (train, val):
         look_at_samples(dataset, config.model.in_channels)
-    return train, val
+    train = _as_learned(config, train, data.train_split, BorderOffsets)
+    return train, _as_learned(config, val, data.val_split, BorderMasks)
+
+
+def build_val_set(config: Config) -> Dataset:
+    """What a network of this configuration is evaluated on."""
+    data = config.data
+    val = build_dataset(config, data.val_split, data.scene_val_length, data.val_list)
+    return _as_learned(config, val, data.val_split, BorderMasks)
+
+
+def _as_learned(
+    config: Config, dataset: Dataset, split: str, borders: type[BorderOffsets]
+) -> Dataset:
+    """The set itself, or its borders for SegFix."""
+    if "segfix" not in config.loss.main:
+        return dataset
+    offsets = config.data.offsets
+    return borders(dataset, None if offsets is None else Path(offsets) / split)
 
 
 def build_normalize(config: Config) -> Normalize:
@@ -75,9 +97,11 @@ def build_normalize(config: Config) -> Normalize:
     return Normalize(tuple(data.mean), tuple(data.std), data.divisor, data.channel_order)
 
 
-def build_train_transform(config: Config, info: DatasetInfo) -> TrainTransform:
+def build_train_transform(
+    config: Config, info: DatasetInfo, kind: type[TrainTransform] = TrainTransform
+) -> TrainTransform:
     data = config.data
-    return TrainTransform(
+    return kind(
         crop_size=data.crop_size,
         normalize=build_normalize(config),
         order=data.order,

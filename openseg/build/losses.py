@@ -20,6 +20,7 @@ from openseg.losses import (
     EdgeCrossEntropy,
     Focal,
     Lovasz,
+    SegFixLoss,
     SegmentationLoss,
     WeightedSum,
 )
@@ -30,11 +31,8 @@ from openseg.ops import Ohem
 def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
     """The losses of all outputs of the network."""
     loss = config.loss
-    if "direction" in model.aux_outputs:
-        raise ConfigError(
-            f"model.name: {config.model.name} given, a network that is trained on labels expected; "
-            "this one learns borders and directions: losses.SegFixLoss in a loop of your own"
-        )
+    if "segfix" in loss.main or "direction" in model.aux_outputs:
+        return _segfix_loss(config, model, info)
     if not loss.aux_weights.keys() >= set(model.aux_outputs):
         raise ConfigError(
             f"loss.aux_weights: {loss.aux_weights} given, a weight for each of the further "
@@ -55,6 +53,20 @@ def build_criterion(config: Config, model: SegmentationModel, info: DatasetInfo)
         aux_weights=loss.aux_weights,
         own={"edge": EdgeCrossEntropy(**shared)},
     )
+
+
+def _segfix_loss(config: Config, model: SegmentationModel, info: DatasetInfo) -> nn.Module:
+    if "segfix" not in config.loss.main:
+        raise ConfigError(
+            f"loss.main: {config.loss.main} given, {{segfix: 1}} expected for {config.model.name}: "
+            "it learns borders and directions, not classes"
+        )
+    if "direction" not in model.aux_outputs:
+        raise ConfigError(
+            f"model.name: {config.model.name} given, segfix expected with loss.main={{segfix: 1}}: "
+            "the loss wants logits of borders and directions"
+        )
+    return SegFixLoss(info.ignore_index, model.align_corners)
 
 
 def _main_loss(loss: LossConfig, entropy: Any, weights: Any, shared: dict[str, Any]) -> nn.Module:

@@ -68,6 +68,8 @@ def _data_rules(config: Config) -> Iterator[Rule]:
     for name in ("classes", "id_map"):
         value, own = getattr(data, name), data.name == "folder"
         yield f"data.{name}", value, value is None or own, "null unless data.name=folder"
+    halved = data.half_size and data.name != "folder"
+    yield "data.half_size", True, not halved, "false unless data.name=folder"
     for name in ("train_list", "val_list"):
         value, files = getattr(data, name), data.name != "scenes"
         yield f"data.{name}", value, value is None or files, "null, since scenes are drawn,"
@@ -105,6 +107,8 @@ def _loss_rules(config: Config) -> Iterator[Rule]:
     for key in ("main", "aux_weights"):
         for name, weight in getattr(loss, key).items():
             yield _at_least(f"loss.{key}.{name}", weight, 0)
+    alone = "segfix" not in loss.main or loss.main == {"segfix": 1.0}
+    yield "loss.main", loss.main, alone, "segfix: 1 alone, for it has targets of its own"
     numbers = loss.class_weights is not None
     name = loss.class_weights_of
     yield "loss.class_weights_of", name, not (name and numbers), "null beside loss.class_weights"

@@ -56,6 +56,7 @@ class DataConfig:
     background: bool = False  # pascal_context: the background is a class of its own, the 60th
     classes: list[str] | None = None  # folder: names of the classes, by id; null reads the folder's
     id_map: dict[int, int] | None = None  # folder: {value in the file: id or 255}; null: as it is
+    half_size: bool = False  # folder: read images and labels at half of the images' size
     scene_size: tuple[int, int] = (128, 128)  # scenes: size of an image
     scene_length: int = 1000  # scenes: images in the training split
     scene_val_length: int = 100  # scenes: images in the validation split
@@ -71,6 +72,7 @@ class DataConfig:
     flip: bool = True  # mirror half of the images
     brightness: int = 10  # largest random shift of the brightness, in 1/255
     padding: Literal["random", "right_down"] = "random"  # where a small image is padded
+    offsets: str | None = None  # segfix: folder to keep its targets in; null: computed each time
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # after the division
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # after the division
     divisor: float = 255.0  # pixel values are divided by it first
@@ -105,7 +107,10 @@ class TrainConfig:
 
 @dataclass
 class LossConfig:
-    """Of the main logits the losses in `main`, each with its weight; of others cross entropy."""
+    """Of the main logits the losses in `main`, each with its weight; of others cross entropy.
+
+    The network segfix wants main={segfix: 1}, which counts both of its outputs.
+    """
 
     main: dict[str, float] = field(default_factory=_cross_entropy)  # or focal, dice, lovasz, rmi
     aux_weights: dict[str, float] = field(default_factory=lambda: {"aux": 0.4})  # of other heads

@@ -6,6 +6,7 @@ A data set is anything with `info`, `__len__` and `load(index) -> Sample`; nothi
 
 from openseg.data import drawing, palettes
 from openseg.data.base import Dataset, DatasetInfo, Sample, open_image
+from openseg.data.borders import BorderMasks, BorderOffsets, BorderTransform
 from openseg.data.datasets import (
     ADE20K,
     LIP,
@@ -24,6 +25,9 @@ from openseg.data.transforms import EvalTransform, Normalize, TrainSet, TrainTra
 __all__ = [
     "ADE20K",
     "LIP",
+    "BorderMasks",
+    "BorderOffsets",
+    "BorderTransform",
     "COCOStuff10K",
     "CamVid",
     "Cityscapes",

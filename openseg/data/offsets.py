@@ -11,6 +11,7 @@ from openseg.data.base import IGNORE_INDEX
 
 _FURTHEST = 250
 _RADIUS = 2
+_ROWS = 16  # of a block, which stays in the cache and ends as soon as its own distances allow
 
 
 def border_offsets(
@@ -42,8 +43,14 @@ def _distances(label: np.ndarray) -> np.ndarray:
     height, width = label.shape
     column = np.minimum(_up_to_change(label), _up_to_change(label[::-1])[::-1])
     squared = column.astype(np.float32) ** 2
+    blocks = [slice(top, top + _ROWS) for top in range(0, height, _ROWS)]
+    nearest = np.concatenate([_along_rows(label[rows], squared[rows]) for rows in blocks])
+    return np.sqrt(np.minimum(nearest, np.float32(height + width) ** 2))
+
+
+def _along_rows(label: np.ndarray, squared: np.ndarray) -> np.ndarray:
     nearest = squared.copy()
-    for step in range(1, width):
+    for step in range(1, label.shape[1]):
         if step**2 >= nearest.max():
             break
         for here, there in (
@@ -52,7 +59,7 @@ def _distances(label: np.ndarray) -> np.ndarray:
         ):
             other = np.where(label[here] == label[there], squared[there], 0)
             nearest[here] = np.minimum(nearest[here], other + np.float32(step**2))
-    return np.sqrt(np.minimum(nearest, np.float32(height + width) ** 2))
+    return nearest
 
 
 def _up_to_change(label: np.ndarray) -> np.ndarray:

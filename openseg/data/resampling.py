@@ -80,7 +80,7 @@ def _combine(lines: np.ndarray, taps: np.ndarray, weights: np.ndarray) -> np.nda
 def resize_label(
     label: np.ndarray, size: Size, window: Window, first: Size | None = None
 ) -> np.ndarray:
-    """The `window` of `label` [H, W] resized to `size`, nearest neighbour as cv2.INTER_NEAREST:
+    """The `window` of `label` [H, W, …] resized to `size`, nearest neighbour as cv2.INTER_NEAREST:
     the source of pixel i is floor(i · old / new). first: as for an image."""
     rows = np.arange(window.top, window.top + window.height)
     columns = np.arange(window.left, window.left + window.width)

@@ -149,8 +149,8 @@ class TrainTransform:
         image, label = sample.image, _label_of(sample)
         if self.order == "flip_first":
             image, label = self._flip(image, label, rng)
-        first = first_size(label.shape, self.fixed_size, self.min_side)
-        size = self._draw_size(first or label.shape, rng)
+        first = first_size(label.shape[:2], self.fixed_size, self.min_side)
+        size = self._draw_size(first or label.shape[:2], rng)
         window = self._draw_window(size, rng)
         image = resize_image(image, size, window, self.interpolation, first)
         label = resize_label(label, size, window, first)
@@ -165,8 +165,11 @@ class TrainTransform:
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.flip and rng.random() < 0.5:
-            return image[:, ::-1], _swap(label[:, ::-1], self.flip_pairs)
+            return image[:, ::-1], self._mirror(label)
         return image, label
+
+    def _mirror(self, label: np.ndarray) -> np.ndarray:
+        return _swap(label[:, ::-1], self.flip_pairs)
 
     def _draw_size(self, size: Size, rng: np.random.Generator) -> Size:
         height, width = size
@@ -196,7 +199,7 @@ class TrainTransform:
     def _pad(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        height, width = label.shape
+        height, width = label.shape[:2]
         if (height, width) == self.crop_size:
             return image, np.ascontiguousarray(label)
         top, left = 0, 0
@@ -204,7 +207,7 @@ class TrainTransform:
             top = int(rng.integers(self.crop_size[0] - height, endpoint=True))
             left = int(rng.integers(self.crop_size[1] - width, endpoint=True))
         padded_image = np.zeros((image.shape[0], *self.crop_size), dtype=np.float32)
-        padded_label = np.full(self.crop_size, IGNORE_INDEX, dtype=np.uint8)
+        padded_label = np.full((*self.crop_size, *label.shape[2:]), IGNORE_INDEX, dtype=np.uint8)
         padded_image[:, top : top + height, left : left + width] = image
         padded_label[top : top + height, left : left + width] = label
         return padded_image, padded_label

@@ -69,7 +69,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such checkpoint{_neighbours(path)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: is no file; name a checkpoint, such as {path / 'last.pt'}")
+        last = next(path.glob("checkpoints/last.pt"), path / "last.pt")
+        raise CheckpointError(f"{path}: is no file; name a checkpoint, such as {last}")
     if path.suffix == ".safetensors":
         return _from_safetensors(path)
     contents = load_plain(path)

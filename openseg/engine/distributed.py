@@ -58,7 +58,10 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
     count = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if count else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} given, auto, cpu, cuda or cuda:N expected") from None
     if device.type != "cuda":
         return device
     index = device.index or 0

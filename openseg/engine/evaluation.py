@@ -6,21 +6,29 @@ image is counted by exactly one of them, and all of them return the metrics of t
 """
 
 from collections.abc import Callable, Sized
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openseg.engine.inference import Inference
+from openseg.engine.inference import Size
 from openseg.engine.progress import Progress
 from openseg.errors import DataError, OpensegError
 from openseg.metrics import ConfusionMatrix, SegmentationMetrics
 
 
+class LabelsOf(Protocol):
+    """What `evaluate` runs: an `Inference`, or something that makes more of one."""
+
+    device: torch.device
+
+    def __call__(self, images: Tensor, size: Size | None = None) -> Tensor: ...
+
+
 def evaluate(
-    infer: Inference,
+    infer: LabelsOf,
     dataset: Any,
     transform: Callable[[Any], tuple[Any, Any]],
     num_classes: int | None = None,

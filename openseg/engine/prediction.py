@@ -120,7 +120,7 @@ def predict_files(
     """
     output = Path(output)
     if not overwrite:
-        _refuse_existing([path for image in images for path in _targets(image, output, save)])
+        refuse_existing([path for image in images for path in _targets(image, output, save)])
     for kind in save:
         make_folder(output / kind)
     if "overlay" in save:
@@ -145,7 +145,8 @@ def _targets(image: Path, output: Path, save: Sequence[str]) -> list[Path]:
     return [output / kind / f"{image.stem}{SUFFIXES[kind]}" for kind in save]
 
 
-def _refuse_existing(targets: Sequence[Path]) -> None:
+def refuse_existing(targets: Sequence[Path]) -> None:
+    """OutputError where one of the files is there."""
     existing = [target for target in targets if target.exists()]
     if existing:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""

@@ -65,8 +65,10 @@ class IdealObjectContext(ObjectContext):
 
     A region is described by the mean over its pixels, and a pixel attends to its own region. With
     `background` the mean value of all other regions is a second context: [context, background,
-    features] are fused. The transforms of queries and keys are there, but have no part in it, so
-    that weights of `ObjectContext` fit.
+    features] are fused. Without `gather` the regions are described by the logits as in
+    `ObjectContext`, and pixels that are ignored attend to the last class, as published; without
+    `attend` pixels attend to the ideal regions by their features. The transforms of queries and
+    keys are there in any case, so that weights of `ObjectContext` fit.
     """
 
     def __init__(
@@ -76,25 +78,45 @@ class IdealObjectContext(ObjectContext):
         out_channels: int,
         *,
         dropout: float = 0.05,
+        gather: bool = True,
+        attend: bool = True,
         background: bool = False,
     ) -> None:
         super().__init__(in_channels, key_channels, out_channels, dropout=dropout)
+        if background and not attend:
+            raise ValueError("background needs attend=True: it is what pixels do not attend to")
+        self.gather = gather
+        self.attend = attend
         self.background = background
         if background:
             self.fuse = ConvNormAct(3 * in_channels, out_channels)
 
-    def forward(self, features: Tensor, regions: Tensor) -> Tensor:
-        """features [B, in, H, W], regions [B, R, H, W] of `ideal_regions` -> [B, out, H, W]."""
+    def forward(self, features: Tensor, logits: Tensor, regions: Tensor | None = None) -> Tensor:
+        """features [B, in, H, W], logits [B, K, H, W], regions [B, K + 1, H, W] of `ideal_regions`
+        -> [B, out, H, W]. The logits matter without `gather` alone.
+        """
+        if regions is None:
+            raise ValueError("regions: None given; expected those of ideal_regions")
         assert self.fuse is not None
         regions = regions.to(features.dtype)
-        means = F.normalize(regions.flatten(2), p=1.0, dim=2) @ features.flatten(2).mT
-        value = self._of_regions(self.value, means)
-        parts = [regions, 1 - regions] if self.background else [regions]
-        contexts = [self.project(self._attend(part, value)) for part in parts]
-        return self.dropout(self.fuse(torch.cat([*contexts, features], dim=1)))
+        if self.gather:
+            described = F.normalize(regions.flatten(2), p=1.0, dim=2) @ features.flatten(2).mT
+        else:
+            described = ops.spatial_gather(features, logits)
+            last = regions[:, -2:].sum(dim=1, keepdim=True)
+            regions = torch.cat([regions[:, :-2], last], dim=1)
+        value = self._of_regions(self.value, described)
+        if self.attend:
+            parts = [regions, 1 - regions] if self.background else [regions]
+            contexts = [self._mean_of_own(part, value) for part in parts]
+        else:
+            key = self._of_regions(self.key, described)
+            contexts = [ops.object_attention(self.query(features), key, value)]
+        maps = [*(self.project(context) for context in contexts), features]
+        return self.dropout(self.fuse(torch.cat(maps, dim=1)))
 
     @staticmethod
-    def _attend(regions: Tensor, value: Tensor) -> Tensor:
+    def _mean_of_own(regions: Tensor, value: Tensor) -> Tensor:
         """The mean of the values [B, R, D] that each pixel's regions [B, R, H, W] have."""
         weights = F.normalize(regions, p=1.0, dim=1)
         return (value.mT @ weights.flatten(2)).unflatten(2, regions.shape[2:])

@@ -3,6 +3,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from openseg.backbones import create_backbone
 from openseg.models.base import SegmentationModel, SegmentationOutput
@@ -61,6 +62,7 @@ __all__ = [
     "create_model",
     "list_models",
     "refine_labels",
+    "resolve_name",
 ]
 
 
@@ -100,42 +102,45 @@ def create_model(
     Raises:
         ValueError: an unknown name (the message has the nearest ones) or option.
     """
-    name = _resolve(name)
+    name = resolve_name(name)
     network = _MODELS[name]
+    for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{option} must be an integer, 1 at least, got {value!r}")
     if output_stride is None:
         output_stride = network.output_stride
     if align_corners is None:
         align_corners = variant != "mmseg"
-    arguments = {
-        "name": name,
-        "backbone": backbone,
-        "num_classes": num_classes,
+    shared: dict[str, Any] = {
         "output_stride": output_stride,
         "in_channels": in_channels,
-        "multi_grid": None if multi_grid is None else list(multi_grid),
-        "variant": variant,
         "align_corners": align_corners,
     }
-    body = create_backbone(
-        backbone,
-        output_stride=output_stride,
-        in_channels=in_channels,
-        multi_grid=multi_grid,
-        uniform_dilation=variant in network.uniform_dilation,
-        align_corners=align_corners,
-    )
+    uniform = variant in network.uniform_dilation
+    body = create_backbone(backbone, multi_grid=multi_grid, uniform_dilation=uniform, **shared)
     model = network(body, num_classes, variant=variant, align_corners=align_corners)
-    model.arguments = arguments | {"num_classes": model.num_classes}
+    model.arguments = {
+        "name": name,
+        "backbone": backbone,
+        "num_classes": model.num_classes,
+        "multi_grid": None if multi_grid is None else list(multi_grid),
+        "variant": variant,
+        **shared,
+    }
     model.use_activation(activation)
     return model
 
 
-def _resolve(name: str) -> str:
-    """The name in `_MODELS` for a name of ours or of the tables, in any case of letters."""
+def resolve_name(name: str) -> str:
+    """The name in `list_models()` for one of them or of the tables, in any case of letters.
+
+    Raises ValueError for another name; the message has the nearest ones.
+    """
     names = {known.lower(): known for known in _MODELS}
     names |= {alias.lower(): known for alias, known in _ALIASES.items()}
-    if name.lower() in names:
-        return names[name.lower()]
-    near = difflib.get_close_matches(name.lower(), names, n=3)
+    wanted = str(name).lower()
+    if wanted in names:
+        return names[wanted]
+    near = difflib.get_close_matches(wanted, names, n=3)
     choice = dict.fromkeys(names[match] for match in near) or _MODELS
     raise ValueError(f"unknown model {name!r}; did you mean {', '.join(choice)}?")

@@ -66,16 +66,24 @@ class OCRNet(SegmentationModel):
 class IdealOCRNet(OCRNet):
     """OCRNet that is told the labels: an upper bound, and no network to predict with.
 
-    Variant "background" adds the context of all other regions. Weights of `ocrnet` fit the other.
+    Variant "background" adds the context of all other regions. "gather" takes the true regions for
+    their description alone, "attention" for the attention alone. Weights of `ocrnet` fit all but
+    the first.
     """
 
-    variants = ("openseg", "background")
+    variants = ("openseg", "background", "gather", "attention")
     needs_labels = True
 
     def __init__(self, backbone: Backbone, num_classes: int, **options: Any) -> None:
         super().__init__(backbone, num_classes, **options)
-        background = self.variant == "background"
-        self.context = IdealObjectContext(512, 256, 512, background=background)
+        self.context = IdealObjectContext(
+            512,
+            256,
+            512,
+            gather=self.variant != "attention",
+            attend=self.variant != "gather",
+            background=self.variant == "background",
+        )
 
     def forward(
         self, images: Tensor, labels: Tensor | None = None, ignore_index: int = 255
@@ -86,9 +94,10 @@ class IdealOCRNet(OCRNet):
         aux, main = self.features(images)
         features = self.reduce(main)
         height, width = features.shape[2:]
+        logits = self.aux_head(aux)
         regions = ideal_regions(labels, (height, width), self.num_classes, ignore_index)
-        context = self.context(features, regions)
-        return SegmentationOutput(self.classifier(context), {"aux": self.aux_head(aux)})
+        context = self.context(features, logits, regions)
+        return SegmentationOutput(self.classifier(context), {"aux": logits})
 
 
 class AspOCRNet(SegmentationModel):

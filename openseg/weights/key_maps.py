@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 _CONV = ".{0|1}", ".{conv|norm}"
 _TWO_CONVS = ".{0|1|2|3}", ".{0.conv|0.norm|1.conv|1.norm}"
 _HEAD = ".{0|1|3}", ".{conv.conv|conv.norm|classifier}"
+_BRANCHES = ".{branches.0|branches.1|branches.2|branches.3|fuse}"
 _HEAD_WITHOUT_DROPOUT = ".{0|1|2}", ".{conv.conv|conv.norm|classifier}"
 
 
@@ -47,11 +48,7 @@ def _shared_attention(theirs: str, ours: str) -> dict[str, str]:
 
 def _atrous(theirs: str, ours: str) -> dict[str, str]:
     """The branches and the fusion of ASPP, ASP-OC and ASP-OCR."""
-    return _row(
-        theirs + ".{conv2|conv3|conv4|conv5|conv_bn_dropout}",
-        ours + ".{branches.0|branches.1|branches.2|branches.3|fuse}",
-        _CONV,
-    )
+    return _row(theirs + ".{conv2|conv3|conv4|conv5|conv_bn_dropout}", ours + _BRANCHES, _CONV)
 
 
 def _ce2p() -> dict[str, str]:
@@ -94,6 +91,14 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _row("cls", "classifier")
         | _row("dsn", "aux_head", _HEAD)
     ),
+    "deeplabv3": (
+        _row("head.0.conv_gp", "context.context.conv", (".{1|2}", _CONV[1]))
+        | _row(
+            "head.0.{conv_1x1|conv_3x3_1|conv_3x3_2|conv_3x3_3|fuse}", "context" + _BRANCHES, _CONV
+        )
+        | _row("head.1", "classifier")
+        | _row("dsn", "aux_head", _HEAD)
+    ),
     "base_ocnet_v2": (
         _row("oc_module_pre", "reduce", _CONV)
         | _self_attention("oc_module.stages.0", "context.attention")
@@ -126,6 +131,9 @@ OPENSEG_PYTORCH: dict[str, dict[str, str]] = {
         | _row("{head|cls_head}", "{classifier|classifier}")
         | _row("dsn_head", "aux_head", _HEAD)
         | _row("aux_head", "aux_head", _HEAD_WITHOUT_DROPOUT)
+        # and in the older, wide form:
+        | _row("oc_module_pre", "reduce", _CONV)
+        | _asp_ocr("fast_oc_head", "context")
     ),
     "hrnet": _row("cls_head", "head", _HEAD),
     "segfix": _row("{mask_head|dir_head}", "{mask_head|direction_head}", _HEAD_WITHOUT_DROPOUT),

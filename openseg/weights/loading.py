@@ -86,6 +86,7 @@ def load_weights(
 
 def load_read(model: nn.Module, weights: Weights, name: str, source: str = "auto") -> LoadReport:
     """`load_weights` of what was read already; `name` is for the error's text."""
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     state_dict = _without_prefixes(weights.state_dict)
     own = model.state_dict()
     names = max(_candidates(model, source), key=lambda names: _fitting(state_dict, names, own))

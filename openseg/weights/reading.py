@@ -72,8 +72,7 @@ def load_plain(path: Path) -> Any:
 
 def check_kind(path: Path) -> None:
     """Raises CheckpointError for a file that is missing or that `torch.save` did not write."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    _check_file(path)
     try:
         with path.open("rb") as file:
             start = file.read(len(_BEFORE_1_6))
@@ -90,6 +89,13 @@ def check_kind(path: Path) -> None:
             f"{path}: not a file that torch.save wrote ({path.stat().st_size:,} bytes that begin "
             f"with {start[:8]!r}); name one of those or a .safetensors file"
         )
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; name the checkpoint file in it")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
 
 
 def damaged(path: Path, error: Exception) -> CheckpointError:
@@ -110,7 +116,7 @@ def unwrap(content: Any, name: str) -> Weights:
         for wrapper in _WRAPPERS:
             if isinstance(content.get(wrapper), Mapping):
                 content = content[wrapper]
-        tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         if tensors:
             return Weights(tensors, meta, model)
     raise CheckpointError(
@@ -134,8 +140,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, and {"version", "model", "meta"} where this package wrote the file."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    _check_file(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))

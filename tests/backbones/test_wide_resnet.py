@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 import pytest
 import torch
+import torch.nn.functional as F
 
 from openseg import create_model, load_weights
-from openseg.backbones import create_backbone
+from openseg.backbones import WideResNet38, create_backbone, wide_resnet
+from tests.weights.published import Published
 
 
 def test_parameters():
@@ -11,12 +13,61 @@ def test_parameters():
         assert sum(p.numel() for p in create_backbone("wide_resnet38").parameters()) == 105_070_912
 
 
+NARROW = (
+    (2, (6, 6), 1),
+    (1, (8, 8), 1),
+    (1, (8, 8), 1),
+    (1, (8, 10), 2),
+    (1, (4, 6, 12), 4),
+    (1, (6, 8, 16), 4),
+)
+
+
+def published(net, x):
+    """Norms with their activations before the convolutions, as InPlaceABN."""
+    x, maps = net.conv(x, "mod1.conv1", 64, 3, bias=False, padding=1), []
+    for number, (count, channels, dilation) in enumerate(NARROW, start=2):
+        if number < 4:
+            x = F.max_pool2d(x, 3, 2, padding=1, ceil_mode=True)
+        for i in range(count):
+            name, stride = f"mod{number}.block{i + 1}", 2 if (number, i) == (4, 0) else 1
+            y = shortcut = net.abn(x, f"{name}.bn1")
+            if stride == 1 and x.shape[1] == channels[-1]:
+                shortcut = x
+            else:
+                options = {"bias": False, "stride": stride}
+                shortcut = net.conv(y, f"{name}.proj_conv", channels[-1], **options)
+            kernels = (3, 3) if len(channels) == 2 else (1, 3, 1)
+            for n, (width, kernel) in enumerate(zip(channels, kernels, strict=True), start=1):
+                if n > 1:
+                    y = net.abn(y, f"{name}.convs.bn{n}")
+                d = dilation if kernel == 3 else 1
+                options = {"padding": d * (kernel // 2), "dilation": d, "bias": False}
+                options["stride"] = stride if n == 1 else 1
+                y = net.conv(y, f"{name}.convs.conv{n}", width, kernel, **options)
+            x = y + shortcut
+        maps.append(x)
+    return [*maps[2:5], net.abn(x, "bn_out")]
+
+
+@pytest.mark.parametrize("size", [(65, 64), (50, 83)])
+def test_equals_the_published_one(monkeypatch, size):
+    monkeypatch.setattr(wide_resnet, "_PLAN", NARROW)
+    backbone = WideResNet38().double().eval()
+    images = torch.randn(1, 3, *size, dtype=torch.float64)
+    net = Published(inplace_abn=True)
+    known = published(net, images)
+    assert load_weights(backbone, net.state, source="imagenet").source == "imagenet, InPlaceABN"
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), known)
+
+
 @pytest.mark.parametrize("side", [65, 64])
 def test_four_maps_of_stride_8(side):
     with torch.device("meta"):
         backbone = create_backbone("wide_resnet38", in_channels=4)
         maps = backbone(torch.empty(1, 4, side, side))
-    size = (side + 7) // 8
+    size = side // 8 + 1  # the poolings round up
     assert [tuple(m.shape) for m in maps] == [(1, c, size, size) for c in backbone.channels]
 
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
 """What is found before the first iteration, and the first two iterations on each published set."""
 
+import json
 import math
 import re
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
-from openseg import build, prepare, train
+from openseg import build, evaluate, prepare, train
 from openseg.config import load_config
 from openseg.data import FolderDataset
 from openseg.data.first_look import look_at_samples
@@ -19,7 +21,7 @@ from tests.data import miniature
 
 WORDS = (
     *("device=cpu", "data.crop_size=[24, 24]", "data.workers=0", "train.batch_size=2"),
-    "dry_run=true",  # two iterations and an image of validation, and no file
+    *("train.iterations=2", "val.every=2", "run.samples=0", "run.log_every=2"),
 )
 
 
@@ -28,7 +30,7 @@ class TinyNet(SegmentationModel):
 
     def __init__(self, name, backbone, num_classes, **_):
         super().__init__(nn.Conv2d(3, 8, 3, stride=4), num_classes)
-        self.arguments = {"name": name, "backbone": backbone}
+        self.arguments = {"name": name, "backbone": backbone, "num_classes": num_classes}
         self.head, self.aux = nn.Conv2d(8, num_classes, 1), nn.Conv2d(8, num_classes, 1)
 
     def forward(self, images):
@@ -58,7 +60,8 @@ def test_nothing_but_ignored_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("name", miniature.TREES)
-def test_two_iterations_on_each_published_set(name, tmp_path, monkeypatch, capsys):
+def test_each_published_set_from_its_files_to_a_submission(name, tmp_path, monkeypatch, capsys):
+    """Two iterations, then label maps in the values of the set, which read back as counted."""
     root = tmp_path / "source"
     if name == "coco_stuff_10k":
         miniature.published_coco_stuff_10k(root)
@@ -68,17 +71,41 @@ def test_two_iterations_on_each_published_set(name, tmp_path, monkeypatch, capsy
         root = tmp_path / "prepared"
     else:
         miniature.TREES[name](root)
+    run = tmp_path / "run"
     words = ["--cfg", "camvid/ocrnet_r18", *WORDS, f"data.name={name}", f"data.root={root}"]
+    words += [f"run.folder={run}"]
     if name != "cityscapes":
         words += ["data.order=flip_first", "data.min_side=26"]
     monkeypatch.setattr(sys, "argv", ["openseg.train", *words])
     monkeypatch.setattr(build, "create_model", TinyNet)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # without pictures, which take long
     assert train.main() == 0
     printed = capsys.readouterr().out
     classes = len(miniature.VALUES[name][0])
     assert f"{classes} classes of {name}" in printed
     loss = float(re.search(r"loss ([\d.]+)", printed).group(1))
     assert 0 < loss < 2 * 1.4 * math.log(classes)  # a guess costs log K, and 0.4 of that beside
+    maps, output = tmp_path / "maps", tmp_path / "report"
+    words = ["--checkpoint", run / "checkpoints" / "last.pt", "--submission", maps]
+    monkeypatch.setattr(sys, "argv", [*map(str, ["evaluate", *words, "--output", output])])
+    evaluate.main()
+    report = json.loads((output / "metrics.json").read_text())
+    assert report["confusion"] == counted_again(load_config(run / "config.yaml"), maps)
+
+
+def counted_again(config, maps):
+    """The confusion matrix of the validation split and the written label maps."""
+    dataset = build.build_dataset(config, "val")
+    values, classes = list(dataset.info.label_ids), dataset.info.num_classes
+    counts = np.zeros((classes, classes), dtype=int)
+    for index in range(len(dataset)):
+        sample = dataset.load(index)
+        written = np.array(Image.open(maps / f"{sample.name}.png"))
+        for true, value in zip(sample.label.ravel(), written.ravel(), strict=True):
+            if true != 255:
+                counts[true, values.index(value)] += 1
+    assert counts.any()
+    return counts.tolist()
 
 
 def test_batches_of_lip_exchange_left_and_right(tmp_path):

@@ -43,6 +43,36 @@ def test_pairs_are_matched_by_stem_and_sorted(root):
     assert dataset.info.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
 
 
+def test_a_tree_that_was_prepared_for_the_old_code(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / "val" / "image" / f"{name}.jpg", image())
+    write(tmp_path / "val" / "label" / "b.png", label(0, 1, 2, 255))
+    dataset = FolderDataset(tmp_path, "val", CLASSES)
+    assert [sample.name for sample in (dataset[0],)] == ["b"]
+    assert len(dataset) == 1
+    np.testing.assert_array_equal(dataset.load(0).label, label(0, 1, 2, 255))
+
+
+def test_half_of_the_size(tmp_path):
+    """Of images and of labels, or of images alone where the labels have it; else an error."""
+    pixels = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8)
+    write(tmp_path / "images" / "val" / "a.png", np.stack([pixels] * 3, axis=-1))
+    values = np.arange(6 * 8).reshape(6, 8) % 3
+    write(tmp_path / "labels" / "val" / "a.png", values.astype(np.uint8))
+    sample = FolderDataset(tmp_path, "val", CLASSES, half_size=True).load(0)
+    np.testing.assert_array_equal(sample.label, values[::2, ::2])
+    # four pixels in the middle of which a new one lies; cubic is exact on a slope, but at borders
+    between = (pixels[::2, ::2].astype(int) + pixels[1::2, 1::2]) / 2
+    assert np.abs(sample.image[1, 1:3, 0] - between[1, 1:3]).max() <= 0.5
+    assert sample.image.shape == (3, 4, 3)
+    write(tmp_path / "labels" / "val" / "a.png", values[::2, ::2].astype(np.uint8))
+    again = FolderDataset(tmp_path, "val", CLASSES, half_size=True).load(0)
+    np.testing.assert_array_equal(again.label, values[::2, ::2])
+    write(tmp_path / "labels" / "val" / "a.png", values[::3].astype(np.uint8))
+    with pytest.raises(DataError, match=r"a\.png: the label is 8×2 .* is 4×3; expected equal"):
+        FolderDataset(tmp_path, "val", CLASSES, half_size=True).load(0)
+
+
 def test_subfolders_are_part_of_the_name(root):
     write(root / "images" / "train" / "city" / "a.png", image())
     write(root / "labels" / "train" / "city" / "a.png", label(1))

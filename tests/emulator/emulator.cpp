@@ -263,7 +263,7 @@ void collective(const char* name, int line, void* operand, void (*combine)(void*
   if (warp.arrived == 0) {
     warp.name = name;
     warp.line = line;
-  } else if (std::strcmp(warp.name, name) != 0 || warp.line != line) {
+  } else if (warp.line != line || (warp.name != name && std::strcmp(warp.name, name) != 0)) {
     fail_in_kernel(name, " of line ", line, ", but other lanes of this warp are in ", warp.name,
                    " of line ", warp.line);
   }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The launchers under C names, for ctypes. An exception becomes its text; null is success.
-#include <cmath>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
-#include <vector>
 
 #include "common/cuda/attention.h"
 #include "confusion_matrix/cuda/confusion_matrix.h"
@@ -66,13 +64,12 @@ extern "C" const char* attention_backward(const openseg::AttentionBackward* call
   });
 }
 
-// Scratch is full of NaN until a kernel writes it.
-#define LAUNCHER_WITH_PARTIALS(name, Call, map)                                             \
-  extern "C" const char* name(const openseg::Call* call) {                                  \
-    return message_of([&] {                                                                 \
-      std::vector<float> partials(openseg::inplace_abn_partials(call->map), std::nanf("")); \
-      openseg::name##_cuda(*call, partials.data(), nullptr);                                \
-    });                                                                                     \
+#define LAUNCHER_WITH_PARTIALS(name, Call, map)                   \
+  extern "C" const char* name(const openseg::Call* call) {        \
+    return message_of([&] {                                       \
+      Scratch partials(openseg::inplace_abn_partials(call->map)); \
+      openseg::name##_cuda(*call, partials.data(), nullptr);      \
+    });                                                           \
   }
 
 LAUNCHER_WITH_PARTIALS(inplace_abn, InPlaceAbn, x)

@@ -16,7 +16,7 @@ import pytest
 from tests.emulator import build
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
-CHOSEN = "100"  # it is the first to be short of registers
+CHOSEN = "90a"  # kernels have spilled there that did not on 10.0
 INSTRUCTIONS = (
     "HMMA.16816.F32.BF16",
     "HMMA.16816.F32 ",

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,17 +49,30 @@ MUTANTS = [(name, mutant) for name in OPERATORS for mutant in operators.module(n
 CHOSEN = {(name, mutant.mode): mutant for name, mutant in reversed(MUTANTS)}.values()
 
 
+def source_of(operator: str, mutant: Mutant) -> Path:
+    if operator == "primitives":
+        return build.HERE / "primitives.cu"
+    return build.ROOT / "csrc" / (mutant.source or f"{operator}/cuda/{operator}.cu")
+
+
+def test_mistakes_are_of_the_present_sources() -> None:
+    counts = {
+        (operator, mutant.mistake): source_of(operator, mutant).read_text().count(mutant.old)
+        for operator, mutant in MUTANTS
+    }
+    assert {mistake: count for mistake, count in counts.items() if count != 1} == {}
+    assert len(MUTANTS) >= 30
+    assert min(sum(name == operator for name, _ in MUTANTS) for operator in OPERATORS) >= 3
+
+
 @pytest.mark.parametrize(
     ("operator", "mutant"), MUTANTS, ids=[f"{name}-{mutant.mistake}" for name, mutant in MUTANTS]
 )
 def test_mutant_is_caught(operator: str, mutant: Mutant) -> None:
     if mutant not in CHOSEN and not build.THOROUGH:
         pytest.skip(build.WHY_NOT_THOROUGH)
-    source = build.ROOT / "csrc" / (mutant.source or f"{operator}/cuda/{operator}.cu")
-    if operator == "primitives":
-        source = build.HERE / "primitives.cu"
+    source = source_of(operator, mutant)
     text = source.read_text()
-    assert text.count(mutant.old) == 1
     broken = build.library(mutant.mode, {source: text.replace(mutant.old, mutant.new)})
     done = run_apart(mutant.mode, operator, broken)
     assert done.returncode != 0

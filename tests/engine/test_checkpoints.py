@@ -106,6 +106,15 @@ def test_full_disk_leaves_the_last_good_checkpoint(saved, small_disk):
     assert [file.name for file in saved.parent.iterdir()] == ["last.pt"]
 
 
+def test_a_folder_is_no_checkpoint(tmp_path):
+    path = tmp_path / "checkpoints" / "last.pt"
+    path.parent.mkdir()
+    path.write_text("")
+    for folder in (tmp_path, path.parent):
+        with pytest.raises(CheckpointError, match=rf"is no file; .* such as {path}$"):
+            read_checkpoint(folder)
+
+
 def test_folder_that_is_a_file(saved):
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_checkpoint(saved / "last.pt", CHECKPOINT)

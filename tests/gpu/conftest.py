@@ -2,12 +2,8 @@
 """One command on a machine with an NVIDIA GPU: `python -m pytest tests/gpu`.
 
 Everything is skipped where there is none, and each test of a backend that cannot run, with its
-reason. For races and accesses out of bounds, which only the hardware sees:
-
-    compute-sanitizer --tool memcheck  python -m pytest tests/gpu/test_values.py -k small
-    compute-sanitizer --tool racecheck python -m pytest tests/gpu/test_values.py -k small
-
-(memcheck needs PYTORCH_NO_CUDA_MEMORY_CACHING=1 to see the bounds of tensors.)
+reason. `python benchmarks/run_gpu.py sanitizers` runs the small cases under compute-sanitizer, for
+races and accesses out of bounds, which only the hardware sees.
 """
 
 import os

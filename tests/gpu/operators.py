@@ -77,9 +77,14 @@ def _attention(operator, batch, channels, classes, size, dtype, layout, shared):
     return Call(operator, [query, key, value], 3)
 
 
-def interlaced_attention(batch, channels, classes, size, dtype, layout, kind, shared=False):
-    size = tuple(-(-length // 4) * 4 for length in size)
-    operator = functools.partial(ops.interlaced_attention, groups=(4, 2), kind=kind)
+def interlaced_attention(
+    batch, channels, classes, size, dtype, layout, kind, shared=False, mask_pad=False
+):
+    if not mask_pad:
+        size = tuple(-(-length // 4) * 4 for length in size)
+    operator = functools.partial(
+        ops.interlaced_attention, groups=(4, 2), kind=kind, mask_pad=mask_pad
+    )
     return _attention(operator, batch, channels, classes, size, dtype, layout, shared)
 
 
@@ -128,6 +133,9 @@ DIFFERENTIABLE = {
     ),
     "interlaced_attention long": functools.partial(interlaced_attention, kind="long"),
     "interlaced_attention short": functools.partial(interlaced_attention, kind="short"),
+    "interlaced_attention without padding": functools.partial(
+        interlaced_attention, kind="short", mask_pad=True
+    ),
     "upsample_cross_entropy": upsample_cross_entropy,
     "upsample_cross_entropy smoothed": functools.partial(
         upsample_cross_entropy, label_smoothing=0.1, align_corners=False, reduction="none"

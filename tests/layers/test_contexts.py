@@ -24,7 +24,7 @@ BLOCKS = {
     "BaseObjectContext": lambda c: layers.BaseObjectContext(c, 4, 6),
     "AtrousBaseObjectContext": lambda c: layers.AtrousBaseObjectContext(c, 4, 6),
     "PyramidObjectContext": lambda c: layers.PyramidObjectContext(c, 4, 6),
-    "InterlacedSelfAttention": lambda c: layers.InterlacedSelfAttention(c, 4, 6),
+    "InterlacedSelfAttention": lambda c: layers.InterlacedSelfAttention(c, 4, 6, mask_pad=c == 4),
     "PyramidPooling": lambda c: layers.PyramidPooling(c, 6),
     "AtrousPyramidPooling": lambda c: layers.AtrousPyramidPooling(c, 6),
 }
@@ -69,6 +69,23 @@ def test_contexts_of_several_sizes_are_summed():
         )
         total = total + context
     torch.testing.assert_close(block(x), block.fuse(torch.cat([total, x], 1)))
+
+
+def test_interlaced_attention_without_its_padding():
+    """The option changes nothing where nothing is padded; elsewhere no zero is attended to."""
+    torch.manual_seed(0)
+    block = randomize(layers.InterlacedSelfAttention(5, 4, 6, groups=(4, 4)))
+    masked = layers.InterlacedSelfAttention(5, 4, 6, groups=(4, 4), mask_pad=True).double().eval()
+    masked.load_state_dict(block.state_dict())
+    even, odd = (torch.randn(1, 5, *size, dtype=torch.float64) for size in [(8, 12), (9, 13)])
+    torch.testing.assert_close(masked(even), block(even))
+    context = odd
+    for stage, kind in ((masked.long_range, "long"), (masked.short_range, "short")):
+        maps = stage.query(context), stage.key(context), stage.value(context)
+        attended = ops.interlaced_attention(*maps, groups=(4, 4), kind=kind, mask_pad=True)
+        context = stage.project(attended)
+    torch.testing.assert_close(masked(odd), masked.fuse(torch.cat([odd, context], 1)))
+    assert not torch.allclose(masked(odd), block(odd))
 
 
 def test_blocks_of_a_map_attend_to_themselves():
@@ -131,7 +148,15 @@ def test_ideal_context_is_the_value_of_the_mean_of_the_own_region(background):
         others = (value.sum(1)[:, None, None] - value[:, own]) / 3
         contexts.append(block.project(others[None]))
     known = block.fuse(torch.cat([*contexts, features], 1))
-    torch.testing.assert_close(block(features, regions), known)
+    logits = torch.full((1, 3, 2, 3), torch.nan, dtype=torch.float64)  # they have no part in it
+    torch.testing.assert_close(block(features, logits, regions), known)
+    with pytest.raises(ValueError, match="expected those of ideal_regions"):
+        block(features, logits)
+
+
+def test_ideal_context_without_its_attention_has_no_background():
+    with pytest.raises(ValueError, match="background needs attend=True"):
+        IdealObjectContext(5, 4, 6, attend=False, background=True)
 
 
 def test_ideal_context_takes_the_weights_of_the_other():

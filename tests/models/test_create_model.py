@@ -51,10 +51,23 @@ def test_unknown_names_are_answered_with_near_ones():
         openseg.create_model("orcnet")
     with pytest.raises(ValueError, match="resnet101c"):
         openseg.create_model("fcn", backbone="resnet102c")
+    with pytest.raises(ValueError, match="unknown backbone None; did you mean resnet18"):
+        openseg.create_model("fcn", backbone=None)
+    with pytest.raises(ValueError, match="unknown model 3; did you mean"):
+        openseg.create_model(3)
     with pytest.raises(ValueError, match="openseg"):
         openseg.create_model("fcn", backbone="resnet18", variant="new")
     with pytest.raises(ValueError, match="gelu"):
         openseg.create_model("fcn", backbone="resnet18", activation="gelu")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "19"])
+@pytest.mark.parametrize("option", ["num_classes", "in_channels"])
+def test_counts_are_positive_integers(option, value):
+    with pytest.raises(
+        ValueError, match=rf"{option} must be an integer, 1 at least, got {value!r}"
+    ):
+        openseg.create_model("fcn", "resnet18", **{option: value})
 
 
 def test_the_activation_is_that_of_all_heads_and_is_kept_in_the_arguments():
@@ -66,7 +79,6 @@ def test_the_activation_is_that_of_all_heads_and_is_kept_in_the_arguments():
 
 
 def test_every_network_inherits_the_contract():
-    """But for the one that is told the labels."""
     for path in Path(__file__).parent.glob("test_*.py"):
         importlib.import_module(f"tests.models.{path.stem}")
     classes, names = [ModelContract], set()
@@ -74,4 +86,4 @@ def test_every_network_inherits_the_contract():
         found = classes.pop().__subclasses__()
         names |= {test.name for test in found}
         classes += found
-    assert names == set(openseg.list_models()) - {"ideal_ocrnet"}
+    assert names == set(openseg.list_models())

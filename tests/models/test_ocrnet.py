@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: MIT
-import pytest
 import torch
 
 from openseg import create_model
@@ -45,22 +44,9 @@ def test_the_main_loss_reaches_the_auxiliary_head():
     assert model.aux_head.classifier.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("variant", ["openseg", "background"])
-def test_ideal_network_is_told_the_labels(variant):
-    torch.manual_seed(0)
-    model = create_model("ideal_ocrnet", "resnet18c", num_classes=5, variant=variant)
-    images, labels = torch.randn(2, 3, 65, 49), torch.randint(0, 5, (2, 65, 49))
-    labels[:, :9] = 255
-    output = model(images, labels)
-    assert output.main.shape == output.aux["aux"].shape == (2, 5, 9, 7)
-    (output.main.square().mean() + output.aux["aux"].square().mean()).backward()
+class TestIdealOCRNet(ModelContract):
+    name = "ideal_ocrnet"
     unused = ("context.query.", "context.key.")
-    for key, parameter in model.named_parameters():
-        assert (parameter.grad is None) == key.startswith(unused), key
-    with pytest.raises(
-        ValueError, match=r"needs the labels of its images: model\(images, labels\)"
-    ):
-        model(images)
 
 
 def test_ideal_network_takes_the_weights_of_ocrnet():

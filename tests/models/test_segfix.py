@@ -17,13 +17,13 @@ class TestSegFix(ModelContract):
     aux_weights = {"direction": 1.0}  # noqa: RUF012 - never changed
 
 
-@pytest.mark.parametrize(("backbone", "stride"), [("hrnet_w48", 4), ("hrnet2x_w20", 2)])
+@pytest.mark.parametrize(("backbone", "stride"), [("hrnet_w18", 4), ("hrnet2x_w20", 2)])
 def test_sizes_and_published_names(backbone, stride):
-    with torch.device("meta"):
-        model = create_model("segfix_hrnet", backbone)
-        output = model(torch.empty(1, 3, 64, 96))
-    assert output.main.shape == (1, 2, 64 // stride, 96 // stride)
-    assert output.aux["direction"].shape == (1, 8, 64 // stride, 96 // stride)
+    model = create_model("segfix_hrnet", backbone).eval()
+    with torch.no_grad():
+        output = model(torch.empty(1, 3, 32, 48))
+    assert output.main.shape == (1, 2, 32 // stride, 48 // stride)
+    assert output.aux["direction"].shape == (1, 8, 32 // stride, 48 // stride)
     assert model.arguments["num_classes"] == model.num_classes == 2
     heads = sum(p.numel() for p in model.parameters()) - sum(
         p.numel() for p in model.backbone.parameters()

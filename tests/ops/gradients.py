@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Helpers of the operators with gradients: results with all gradients, and the error budget."""
 
-import os
-import subprocess
-import sys
-
-import pytest
 import torch
 
 
@@ -48,27 +43,3 @@ def at_each_thread_count(function):
             yield function()
     finally:
         torch.set_num_threads(before)
-
-
-def run_again_with(isa, file, cases):
-    """The cases of a test file in a process that is bound to one instruction set.
-
-    This process has run them with the one that it chose.
-    """
-    if isa == torch.ops.openseg.cpu_capability():
-        return
-    environment = {**os.environ, "OPENSEG_CPU": isa}
-
-    def python(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True
-        )
-
-    say = "import torch, openseg.ops; print(torch.ops.openseg.cpu_capability())"
-    asked = python("-c", say)
-    if "this processor cannot run it" in asked.stderr:
-        pytest.skip(f"this processor cannot run {isa}")
-    assert asked.stdout.strip() == isa
-    done = python("-m", "pytest", "-x", file, "-k", cases)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout

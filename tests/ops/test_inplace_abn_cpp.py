@@ -6,7 +6,7 @@ import torch
 
 from openseg import _ext
 from openseg.ops import inplace_abn
-from tests.ops.gradients import at_each_thread_count, check_budget, run_again_with, with_gradients
+from tests.ops.gradients import at_each_thread_count, check_budget, with_gradients
 from tests.ops.oracle import laid_out
 from tests.ops.test_inplace_abn import ACTIVATIONS, EPS, INVERTIBLE, SHAPES, abn, case, running
 
@@ -133,11 +133,6 @@ def test_kernel_is_bit_equal_under_any_number_of_threads(layout):
     first, *others = at_each_thread_count(lambda: with_gradients(run, tensors))
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-
-
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_each_instruction_set(isa):
-    run_again_with(isa, __file__, "saturated or nan or (shape1 and True and not strided)")
 
 
 @pytest.mark.parametrize("value", [float("inf"), -1e30])

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
+import functools
+
 import pytest
 import torch
 
 from openseg import _ext
 from openseg.ops import interlaced_attention, self_attention
 from tests.ops.attention_cases import arguments, check_kernel, maps
-from tests.ops.gradients import at_each_thread_count, run_again_with, with_gradients
+from tests.ops.gradients import at_each_thread_count, with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 
 needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
@@ -50,6 +52,33 @@ def test_equals_attention_in_slices_of_the_map(shape, kind):
     torch.testing.assert_close(out, by_hand(*tensors, groups, kind))
 
 
+def membership(size, group, kind):
+    """Which group each place of a side is in: as the side lies centred in a multiple."""
+    places = torch.arange(size) + -size % group // 2
+    return places % group if kind == "long" else places // group
+
+
+@either_kind
+@pytest.mark.parametrize("size", [(7, 10), (2, 3), (9, 1), (8, 5)])
+def test_masked_padding_takes_no_part(size, kind):
+    """Against attention among all pixels, where those of other groups are masked."""
+    query, key, value = maps(2, 4, 3, *size)
+    out = interlaced_attention(query, key, value, groups=(4, 3), kind=kind, mask_pad=True)
+    rows, columns = (membership(n, g, kind) for n, g in zip(size, (4, 3), strict=True))
+    groups = (rows[:, None] * 100 + columns).flatten()
+    scores = 0.5 * torch.einsum("bcn,bcm->bnm", query.flatten(2), key.flatten(2))
+    scores[:, groups[:, None] != groups] = -torch.inf
+    known = torch.einsum("bcm,bnm->bcn", value.flatten(2), scores.softmax(2))
+    torch.testing.assert_close(out.flatten(2), known)
+
+
+@either_kind
+def test_masked_padding_of_a_multiple_changes_nothing(kind):
+    tensors, options = maps(1, 4, 3, 6, 8), {"groups": (3, 4), "kind": kind}
+    masked = interlaced_attention(*tensors, **options, mask_pad=True)
+    torch.testing.assert_close(masked, interlaced_attention(*tensors, **options))
+
+
 def test_one_group_of_all_pixels_is_plain_self_attention():
     tensors = maps(2, 4, 6, 5, 3)
     known = self_attention(*tensors, 0.7)
@@ -62,9 +91,9 @@ def test_one_group_of_all_pixels_is_plain_self_attention():
 @pytest.mark.parametrize("kind", ["long", "short"])
 def test_gradients(kind):
     tensors = [t.requires_grad_() for t in maps(1, 2, 3, 4, 6)]
-    assert torch.autograd.gradcheck(
-        lambda q, k, v: interlaced_attention(q, k, v, groups=(2, 3), kind=kind), tensors
-    )
+    for options in ({"groups": (2, 3)}, {"groups": (3, 8), "mask_pad": True}):
+        attend = functools.partial(interlaced_attention, kind=kind, **options)
+        assert torch.autograd.gradcheck(attend, tensors)
 
 
 def test_layouts_agree():
@@ -87,8 +116,8 @@ def test_compiles_without_a_break(kind):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"groups": (8, 8)}, r"multiple of groups \(8, 8\), got \(6, 8\); pad"),
-        ({"groups": (0, 8)}, "multiple of groups"),
+        ({"groups": (8, 8)}, r"multiple of groups \(8, 8\), got \(6, 8\); pad.*mask_pad"),
+        ({"groups": (0, 8)}, r"1 at least, got \(0, 8\)"),
         ({"groups": (2, 2), "kind": "wide"}, "wide"),
         ({"groups": (2, 2), "backend": "fortran"}, "fortran"),
     ],
@@ -120,6 +149,17 @@ def test_kernel_keeps_the_error_budget(shape, layout, dtype, kind, shared):
     *sizes, groups = shape
     tensors = maps(*sizes, dtype, layout)
     check_kernel(interlaced_attention, tensors, shared, groups=groups, kind=kind)
+
+
+@needs_kernels
+@either_key
+@either_kind
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [(7, 11), (3, 2), (20, 1)])
+def test_kernel_masks_padding(size, layout, kind, shared):
+    tensors = maps(2, 12, 9, *size, torch.float32, layout)
+    options = {"groups": (4, 3), "kind": kind, "mask_pad": True}
+    check_kernel(interlaced_attention, tensors, shared, **options)
 
 
 @needs_kernels
@@ -159,12 +199,6 @@ def test_kernel_keeps_nan_in_its_group():
     out = interlaced_attention(query, key, value, groups=(3, 4), kind="short", backend="cpp")
     assert out[..., :3, 4:].isnan().all()
     assert out.isnan().sum() == 4 * 3 * 4
-
-
-@needs_kernels
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_each_instruction_set(isa):
-    run_again_with(isa, __file__, "slices or nan")  # test_self_attention.py has the arithmetic
 
 
 @needs_kernels

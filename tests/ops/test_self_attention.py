@@ -7,12 +7,7 @@ import torch
 from openseg import _ext
 from openseg.ops import self_attention
 from tests.ops.attention_cases import arguments, check_kernel, maps
-from tests.ops.gradients import (
-    at_each_thread_count,
-    check_budget,
-    run_again_with,
-    with_gradients,
-)
+from tests.ops.gradients import at_each_thread_count, check_budget, with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 
 needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
@@ -188,14 +183,6 @@ def test_kernel_passes_nan_and_infinity_on_as_plain_code(shared):
                 results.append(with_gradients(function, given))
             for mine, known in zip(*results, strict=True):
                 assert torch.equal(mine.isnan(), known.isnan())
-
-
-@needs_kernels
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_each_instruction_set(isa):
-    run_again_with(
-        isa, __file__, "(error_budget and not strided) or slices or infinity or huge or any_scale"
-    )
 
 
 @needs_kernels

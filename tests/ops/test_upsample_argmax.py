@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: MIT
 """upsample_argmax: labels against float64 by margin, confidence against float64 softmax."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -150,30 +146,6 @@ def test_threads_and_runs_are_bit_equal():
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
-
-
-@needs_kernels
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_each_instruction_set(isa):
-    """The fixed choice of a process: this file's cases again under OPENSEG_CPU=<isa>."""
-    environment = {**os.environ, "OPENSEG_CPU": isa}
-
-    def python(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True
-        )
-
-    say = "import torch, openseg.ops; print(torch.ops.openseg.cpu_capability())"
-    asked = python("-c", say)
-    if "this processor cannot run it" in asked.stderr:
-        pytest.skip(f"this processor cannot run {isa}")
-    assert asked.stdout.strip() == isa
-    chosen = "layouts or half_value or not_finite or many or extreme or (numpy_ignore and cpp)"
-    files = ["tests/ops/test_upsample_argmax.py", "tests/ops/test_confusion_matrix.py"]
-    sizes = "labels_and_confidence and 19-small and True-cpp"
-    done = python("-m", "pytest", "-x", *files, "-k", f"{chosen} or ({sizes})")
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
 
 
 @needs_kernels

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The CPU kernels of upsample_cross_entropy against float64, by the error of plain float32."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -207,29 +203,6 @@ def test_threads_and_runs_are_bit_equal(ohem):
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
-
-
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_each_instruction_set(isa):
-    """The fixed choice of a process: this file's cases again under OPENSEG_CPU=<isa>."""
-    environment = {**os.environ, "OPENSEG_CPU": isa}
-
-    def python(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True
-        )
-
-    say = "import torch, openseg.ops; print(torch.ops.openseg.cpu_capability())"
-    asked = python("-c", say)
-    if "this processor cannot run it" in asked.stderr:
-        pytest.skip(f"this processor cannot run {isa}")
-    assert asked.stdout.strip() == isa
-    chosen = (
-        "(budget and True) or options or ohem or half or extreme or layouts or finite or bit_equal"
-    )
-    done = python("-m", "pytest", "-x", __file__, "-k", chosen)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
 
 
 @pytest.mark.parametrize(("each", "ohem"), [(False, ""), (True, ""), (False, "ocnet")])

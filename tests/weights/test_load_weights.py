@@ -260,6 +260,10 @@ def test_damaged_and_missing_files(trained, tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     with pytest.raises(CheckpointError, match="no such file"):
         load_weights(fcn(), path)
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_weights(fcn(), path)
+    path.rmdir()
     save = torch.save if suffix == ".pth" else safetensors.torch.save_file
     save(trained.state_dict(), path)
     content = path.read_bytes()
@@ -269,7 +273,13 @@ def test_damaged_and_missing_files(trained, tmp_path, suffix):
             load_weights(fcn(), path)
 
 
-@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {}}])
+def test_a_compiled_network_is_loaded_as_the_one_inside(trained):
+    model = fcn()
+    load_weights(torch.compile(model), published(trained, inplace_abn=False))
+    assert_equal(model, trained)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {}}, {1: torch.zeros(1)}])
 def test_a_file_without_tensors(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="no state dict"):

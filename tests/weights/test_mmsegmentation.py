@@ -9,51 +9,23 @@ from openseg import create_model, load_weights
 from openseg.backbones.resnet import deep_stem_of
 from openseg.errors import CheckpointError
 from openseg.weights import CONVENTIONS
+from tests.weights.published import CLASSES, Published, assert_heads_equal, attend
 
-CLASSES = 5
 
-
-class Published:
-    """Layers in eval mode whose parameters are drawn when they are first used."""
-
-    def __init__(self):
-        self.state = {}
-        self.generator = torch.Generator().manual_seed(0)
-
-    def draw(self, key, *shape, least=None):
-        value = torch.randn(shape, generator=self.generator, dtype=torch.float64)
-        value = 0.1 * value if least is None else least + value.abs()
-        self.state[key] = value
-        return value
-
-    def conv(self, x, name, width, kernel=1, *, bias=True, **options):
-        weight = self.draw(f"{name}.weight", width, x.shape[1], kernel, kernel)
-        return F.conv2d(x, weight, self.draw(f"{name}.bias", width) if bias else None, **options)
-
-    def norm(self, x, name):
-        mean, var, weight, bias = (
-            self.draw(f"{name}.{key}", x.shape[1], least=least)
-            for key, least in (
-                ("running_mean", None), ("running_var", 0.5), ("weight", 0.5), ("bias", None)
-            )
-        )  # fmt: skip
-        return F.relu(F.batch_norm(x, mean, var, weight, bias))
+class MMSegmentation(Published):
+    """Modules of a convolution, a norm and ReLU."""
 
     def module(self, x, name, width, kernel=1, dilation=1):
         padding = dilation * (kernel // 2)
         options = {"padding": padding, "dilation": dilation, "bias": False}
-        return self.norm(self.conv(x, f"{name}.conv", width, kernel, **options), f"{name}.bn")
+        x = self.conv(x, f"{name}.conv", width, kernel, **options)
+        return F.relu(self.batch_norm(x, f"{name}.bn"))
 
     def fcn(self, x, name, width, kernel=3):
         return self.conv(self.module(x, f"{name}.convs.0", width, kernel), f"{name}.conv_seg", 5)
 
     def two(self, x, name):
         return self.module(self.module(x, f"{name}.0", 256), f"{name}.1", 256)
-
-
-def attend(query, key, value):
-    weights = (256**-0.5 * query.flatten(2).mT @ key.flatten(2)).softmax(-1)
-    return (value.flatten(2) @ weights.mT).view(*value.shape[:2], *query.shape[2:])
 
 
 def fcn(net, aux, main):
@@ -114,32 +86,34 @@ def hrnet(net, _, main):
     return None, net.fcn(main, "decode_head", main.shape[1], 1)
 
 
+STEM = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4, "conv3": 6, "bn3": 7}
+
+
+def backbone_key(key):
+    """Of a ResNet, whose stem is numbered, or of an HRNet."""
+    part, _, parameter = key.removeprefix("stem.").rpartition(".")
+    return (
+        f"backbone.stem.{STEM[part]}.{parameter}" if key.startswith("stem.") else f"backbone.{key}"
+    )
+
+
 @pytest.mark.parametrize(
     ("head", "backbone"),
     [(head, "resnet18c") for head in (fcn, pspnet, deeplabv3, isanet, ocrnet)]
     + [(ocrnet, "hrnet_w18"), (hrnet, "hrnet_w18")],
 )
 def test_heads_equal_the_published_ones(head, backbone):
-    arguments = {"name": head.__name__, "backbone": backbone, "num_classes": CLASSES}
-    model = create_model(**arguments, variant="mmseg").double().eval()
-    size = 64 if head is isanet else 16
-    images = torch.randn(1, 3, size, size - 1, dtype=torch.float64)
-    net = Published()
-    with torch.no_grad():
-        maps = model.features(images)
-        if head is isanet:
-            maps = [m[:, :, :8, :8] for m in maps]
-        known_aux, known = head(net, *maps)
-    backbone_keys = {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
-    report = load_weights(model, {"state_dict": backbone_keys | net.state, "meta": {"epoch": 1}})
+    report = assert_heads_equal(
+        head,
+        MMSegmentation(),
+        backbone_key,
+        size=(8, 8) if head is isanet else (3, 41),
+        name=head.__name__,
+        backbone=backbone,
+        variant="mmseg",
+    )
     assert report.source == "mmsegmentation"
     assert report.normalize == CONVENTIONS["imagenet"]
-    model.features = lambda _: maps
-    with torch.no_grad():
-        output = model(images)
-    torch.testing.assert_close(output.main, known)
-    if known_aux is not None:
-        torch.testing.assert_close(output.aux["aux"], known_aux)
 
 
 def test_the_stem_of_its_resnets():
@@ -148,7 +122,7 @@ def test_the_stem_of_its_resnets():
     x = images = torch.randn(1, 3, 32, 64, dtype=torch.float64)
     for i, width in zip((0, 3, 6), (32, 32, 64), strict=True):
         x = net.conv(x, f"stem.{i}", width, 3, bias=False, stride=2 if i == 0 else 1, padding=1)
-        x = net.norm(x, f"stem.{i + 1}")
+        x = F.relu(net.batch_norm(x, f"stem.{i + 1}"))
     known = F.max_pool2d(x, 3, 2, 1)
     model = create_model("ocrnet", "resnet50_v1c", CLASSES, variant="mmseg")
     layers = {k: v for k, v in model.backbone.state_dict().items() if k.startswith("layer")}
@@ -164,7 +138,7 @@ def test_the_stem_of_its_resnets():
 
 def test_another_variant_is_told_which_one_fits():
     model = create_model("fcn", "resnet18c", CLASSES)
-    net = Published()
+    net = MMSegmentation()
     fcn(net, torch.zeros(1, 256, 1, 1, dtype=torch.float64), torch.zeros(1, 512, 1, 1).double())
     with pytest.raises(CheckpointError, match=r"mmsegmentation is variant='mmseg' here"):
         load_weights(model, net.state)

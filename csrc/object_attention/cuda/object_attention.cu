@@ -111,10 +111,10 @@ struct BackwardCall : ObjectAttentionBackward {
   int64_t tile_sums;  // pieces of one tile of channels
 };
 
-// In place: the gradient of scores, from that of their softmax. The weights of the pixels are in
-// shared memory.
+// The gradient of scores, from that of their softmax, takes the place of the weights in shared
+// memory. A lane meets its own numbers alone, other warps may be reading the weights.
 template <typename T, int size>
-__device__ void softmax_gradient(float (&grads)[size][4], const T* weights, int stride) {
+__device__ void softmax_gradient(const float (&grads)[size][4], T* weights, int stride) {
   float mean[2] = {};
 #pragma unroll
   for (int i = 0; i < size; ++i) {
@@ -125,13 +125,14 @@ __device__ void softmax_gradient(float (&grads)[size][4], const T* weights, int 
   }
   mean[0] = row_sum(mean[0]);
   mean[1] = row_sum(mean[1]);
-  sync_warp();  // or the compiler keeps all the weights in registers until they are needed again
+  sync_block();  // the weights have been read
 #pragma unroll
   for (int i = 0; i < size; ++i) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float weight = to_float(weights[row_of(e) * stride + column_of(i, e)]);
-      grads[i][e] = weight * (grads[i][e] - mean[e / 2]);
+    for (int e = 0; e < 4; e += 2) {
+      T* const pair = &weights[row_of(e) * stride + column_of(i, e)];
+      store_pair(pair, to_float(pair[0]) * (grads[i][e] - mean[e / 2]),
+                 to_float(pair[1]) * (grads[i][e + 1] - mean[e / 2]));
     }
   }
 }
@@ -197,8 +198,6 @@ __global__ void __launch_bounds__(PixelBlock<T, regions>::threads)
       clear(scores);
     } else if (step == key_tiles + value_tiles - 1) {
       softmax_gradient(scores, block.own_weights(), Block::weights_stride);
-      sync_block();  // the weights have been read
-      put_rows(block.own_weights(), Block::weights_stride, scores);
       clear(scores);
     } else if (step >= key_tiles + value_tiles) {
       float mixed[channels / 8][4];

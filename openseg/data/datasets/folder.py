@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""FolderDataset: images and label maps in two folders, matched by file name."""
+"""FolderDataset: images and label maps in two folders, matched by file name.
+
+Trees that were prepared for openseg.pytorch are read as well.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +17,9 @@ from openseg.errors import DataError
 
 class FolderDataset(PairedDataset):
     """Pairs `images/<split>/NAME.*` and `labels/<split>/NAME.png` under `root`.
+
+    Where there is a folder `<split>/label` they are `<split>/{image,label}/NAME.*`, and an image
+    without a label is left out.
 
     classes: names in the order of the train ids, or a text file with one name a line; a relative
         path is looked up under `root`.
@@ -48,5 +54,8 @@ class FolderDataset(PairedDataset):
         super().__init__(info, list_splits(split, self._list), id_map, **options)
 
     def _list(self, split: str) -> Listing:
-        images, labels = self.root / "images" / split, self.root / "labels" / split
-        return match_folders(images, labels)
+        prepared = self.root / split / "label"
+        if prepared.is_dir():
+            listing = match_folders(self.root / split / "image", prepared)
+            return listing._replace(labels_lead=True)
+        return match_folders(self.root / "images" / split, self.root / "labels" / split)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from openseg.data.base import IGNORE_INDEX, DatasetInfo, Sample, open_image, unreadable
 from openseg.data.datasets.listing import Listing, keep_only, require_pairs
+from openseg.data.resampling import Window, resize_image, resize_label
 from openseg.errors import DataError
 
 _LABEL_MODES = ("1", "L", "P", "I", "I;16")  # one channel of integers
@@ -28,6 +29,7 @@ class PairedDataset:
     unlisted: the train id of values that `id_map` does not name; None makes them an error.
     only: text file with the names of the samples to keep, one a line.
     strict: an image or label without the other is an error; else it is left out.
+    half_size: images are halved (cubic), and labels too (nearest) unless they have that size.
 
     Labels are PNG, indexed or grey, 8 or 16 bits, with class ids for pixels (no colours).
     Raises DataError, which names the file or folder, when the folders or a file do not fit.
@@ -42,6 +44,7 @@ class PairedDataset:
         unlisted: int | None = None,
         only: str | Path | None = None,
         strict: bool = True,
+        half_size: bool = False,
     ) -> None:
         if only is not None:
             listing = keep_only(listing, only)
@@ -51,6 +54,7 @@ class PairedDataset:
         self.listing = listing
         self.train_ids = _lookup_table(info.num_classes, id_map, unlisted)
         self.id_map = id_map
+        self.half_size = half_size
 
     def __len__(self) -> int:
         return len(self.listing.pairs)
@@ -74,9 +78,11 @@ class PairedDataset:
         """The image, and the values of the label file as they stand in it, uint16 [H, W]."""
         _, image_path, label_path = self.listing.pairs[index]
         image = open_image(image_path)
-        if label_path is None:
+        values = None if label_path is None else open_label(label_path)
+        if self.half_size:
+            image, values = _halve(image, values)
+        if values is None:
             return image, None
-        values = open_label(label_path)
         if image.shape[:2] != values.shape:
             raise DataError(
                 f"{label_path}: the label is {values.shape[1]}×{values.shape[0]} and its image "
@@ -105,6 +111,14 @@ class PairedDataset:
             f"0 to {self.info.num_classes - 1}, or {IGNORE_INDEX} to ignore: name the missing "
             "classes, or give an id_map {value: train id}"
         )
+
+
+def _halve(image: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    height, width = max(image.shape[0] // 2, 1), max(image.shape[1] // 2, 1)
+    window = Window(0, 0, height, width)
+    if values is not None and values.shape == image.shape[:2]:
+        values = resize_label(values, (height, width), window)
+    return resize_image(image, (height, width), window, "cubic"), values
 
 
 def open_label(path: Path) -> np.ndarray:

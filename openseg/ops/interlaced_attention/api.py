@@ -19,6 +19,7 @@ def interlaced_attention(
     scale: float | None = None,
     groups: tuple[int, int] = (8, 8),
     kind: str = "long",
+    mask_pad: bool = False,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -29,12 +30,14 @@ def interlaced_attention(
     p × q. A long stage and then a short one let each pixel reach every other.
 
     Args:
-        query, key: [B, D, H, W], H a multiple of p and W of q: pad the map first. `key` may be
+        query, key: [B, D, H, W]; without `mask_pad` H is a multiple of p and W of q. `key` may be
             `query` itself, which saves work.
         value: [B, Dv, H, W].
         scale: factor on the scores; None is D ** -0.5.
         groups: (p, q).
         kind: "long" or "short".
+        mask_pad: take a map of any size, as if it lay centred (the smaller half above and left) in
+            one whose size is a multiple and the pixels around it did not exist.
         backend: "auto", "cuda", "triton", "cpp" or "reference".
 
     Returns:
@@ -47,10 +50,12 @@ def interlaced_attention(
     check_attention_maps(query, key, value)
     if kind not in ("long", "short"):
         raise ValueError(f'kind must be "long" or "short", got {kind!r}')
-    if min(groups) < 1 or query.shape[2] % groups[0] or query.shape[3] % groups[1]:
+    if min(groups) < 1:
+        raise ValueError(f"groups must be (p, q), 1 at least, got {groups}")
+    if not mask_pad and (query.shape[2] % groups[0] or query.shape[3] % groups[1]):
         raise ValueError(
             f"the map's size must be a multiple of groups {groups}, got "
-            f"{tuple(query.shape[2:])}; pad the map first"
+            f"{tuple(query.shape[2:])}; pad the map first, or give mask_pad=True"
         )
     if scale is None:
         scale = query.shape[1] ** -0.5
@@ -58,7 +63,7 @@ def interlaced_attention(
     obstacles = attention_obstacles(autograd.FORWARD, query, key, value)
     chosen = _backend.choose("interlaced_attention", backend, obstacles)
     if chosen == "reference":
-        return reference.interlaced_attention(query, key, value, scale, groups, kind)
+        return reference.interlaced_attention(query, key, value, scale, groups, kind, mask_pad)
     other = None if key is query else key
     return autograd.InterlacedAttention.apply(
         query, other, value, scale, list(groups), kind, chosen

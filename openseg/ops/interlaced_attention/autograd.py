@@ -7,6 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from openseg import _ext
 from openseg.ops import _backend, _flops, _triton
+from openseg.ops.interlaced_attention.groups import spans
 from openseg.ops.self_attention.autograd import empty_attention, empty_gradients
 
 
@@ -41,9 +42,10 @@ _TRITON_BACKWARD = _triton.operator(
 
 
 def _pairs(query, groups, kind):
-    batch, _, height, width = query
-    members = groups[0] * groups[1]
-    return batch * height * width * (height * width // members if kind == "long" else members)
+    pairs = query[0]
+    for size, group in zip(query[2:], groups, strict=True):
+        pairs *= sum(span.sets * span.members**2 for span in spans(size, group, kind))
+    return pairs
 
 
 def _flops_forward(query, key, value, scale, groups, kind, **options):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Reference of `interlaced_attention` in plain PyTorch: self-attention on a regrouped batch."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openseg.ops._layout import in_format_of
@@ -14,10 +16,21 @@ def interlaced_attention(
     scale: float,
     groups: tuple[int, int],
     kind: str,
+    mask_pad: bool = False,
 ) -> Tensor:
-    q, k, v = (_group(x, groups, kind) for x in (query, key, value))
-    context = reference.self_attention(q, k, v, scale)
-    return in_format_of(query, _ungroup(context, value.shape, groups, kind))
+    height, width = value.shape[2:]
+    maps, absent, top, left = [query, key, value], None, 0, 0
+    if mask_pad:
+        down, across = -height % groups[0], -width % groups[1]
+        top, left = down // 2, across // 2
+        sides = (left, across - left, top, down - top)
+        maps = [F.pad(x, sides) for x in maps]
+        inside = value.new_ones(value.shape[0], 1, height, width, dtype=torch.bool)
+        absent = _group(~F.pad(inside, sides), groups, kind)
+    q, k, v = (_group(x, groups, kind) for x in maps)
+    context = reference.self_attention(q, k, v, scale, absent)
+    whole = _ungroup(context, maps[2].shape, groups, kind)
+    return in_format_of(query, whole[:, :, top : top + height, left : left + width])
 
 
 def _group(x: Tensor, groups: tuple[int, int], kind: str) -> Tensor:

@@ -1,17 +1,31 @@
 # SPDX-License-Identifier: MIT
 """`interlaced_attention` by the kernels of `self_attention`, which find the pixels of a group."""
 
+import itertools
+
 from torch import Tensor
 
+from openseg.ops.interlaced_attention.groups import spans
 from openseg.ops.self_attention.triton import Groups, attention, attention_backward
 
 
-def _groups(query: Tensor, groups: list[int], kind: str) -> Groups:
-    (height, width), (down, across) = query.shape[2:], groups
-    if kind == "long":
-        tokens, columns = height // down * (width // across), width // across
-        return Groups(tokens, columns, down * width, across, across, width, 1)
-    return Groups(down * across, across, width, 1, width // across, down * width, across)
+def _groups(query: Tensor, groups: list[int], kind: str) -> list[Groups]:
+    width = query.shape[3]
+    sides = [spans(size, group, kind) for size, group in zip(query.shape[2:], groups, strict=True)]
+    return [
+        Groups(
+            rows.sets * columns.sets,
+            rows.first * width + columns.first,
+            rows.members * columns.members,
+            columns.members,
+            rows.step * width,
+            columns.step,
+            columns.sets,
+            rows.set_step * width,
+            columns.set_step,
+        )
+        for rows, columns in itertools.product(*sides)
+    ]
 
 
 def interlaced_attention(

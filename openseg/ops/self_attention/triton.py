@@ -21,8 +21,10 @@ from openseg.ops._triton_kernels import load_block
 
 
 class Groups(NamedTuple):
-    """Where the pixels of groups lie in a map; `whole_map` is one group of all."""
+    """Where the pixels of groups of one size lie in a map; `whole_map` is one group of all."""
 
+    sets: int
+    first: int  # pixel of the map
     tokens: int  # pixels of a group
     columns: int  # the token t is in its row t // columns
     row_step: int
@@ -33,12 +35,11 @@ class Groups(NamedTuple):
 
 
 def whole_map(pixels: int) -> Groups:
-    return Groups(pixels, pixels, 0, 1, 1, 0, 0)
+    return Groups(1, 0, pixels, pixels, 0, 1, 1, 0, 0)
 
 
 @triton.jit
-def _pixels(tokens, group, columns, row_step, column_step, across, group_row_step, group_step):
-    first = (group // across) * group_row_step + (group % across) * group_step
+def _pixels(tokens, first, columns, row_step, column_step):
     return first + (tokens // columns) * row_step + (tokens % columns) * column_step
 
 
@@ -73,13 +74,14 @@ def attention_kernel(
     query, key, value, out, statistics, pixels, channels, value_channels, scale,
     query_image, query_pixel, query_channel, key_image, key_pixel, key_channel,
     value_image, value_pixel, value_channel, out_image, out_pixel, out_channel,
-    tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
     BLOCK: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first += (group // across) * group_row_step + (group % across) * group_step
     t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
-    rows = _pixels(t, group, columns, row_step, column_step, across, group_row_step, group_step)
+    rows = _pixels(t, first, columns, row_step, column_step)
     key += image * key_image
     value += image * value_image
     q = _load(
@@ -90,7 +92,7 @@ def attention_kernel(
     context = tl.zeros((BLOCK, DV), tl.float32)
     for start in range(0, tokens, KEYS):
         s = start + tl.arange(0, KEYS)
-        at = _pixels(s, group, columns, row_step, column_step, across, group_row_step, group_step)
+        at = _pixels(s, first, columns, row_step, column_step)
         k = _load(key, at, s < tokens, c, channels, key_pixel, key_channel)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         scores = tl.where((s < tokens)[None, :], scores, -float("inf"))
@@ -138,12 +140,13 @@ def attention_query_kernel(
     grad_image, grad_pixel, grad_channel, query_image, query_pixel, query_channel,
     key_image, key_pixel, key_channel, value_image, value_pixel, value_channel,
     out_image, out_pixel, out_channel,
-    tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
     BLOCK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first += (group // across) * group_row_step + (group % across) * group_step
     t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
-    rows = _pixels(t, group, columns, row_step, column_step, across, group_row_step, group_step)
+    rows = _pixels(t, first, columns, row_step, column_step)
     key += image * key_image
     value += image * value_image
     q = _load(
@@ -157,7 +160,7 @@ def attention_query_kernel(
     total = tl.zeros((BLOCK, D), tl.float32)
     for start in range(0, tokens, BLOCK):
         s = start + tl.arange(0, BLOCK)
-        at = _pixels(s, group, columns, row_step, column_step, across, group_row_step, group_step)
+        at = _pixels(s, first, columns, row_step, column_step)
         k = _load(key, at, s < tokens, c, channels, key_pixel, key_channel)
         v = _load(value, at, s < tokens, cv, value_channels, value_pixel, value_channel)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
@@ -178,14 +181,15 @@ def attention_key_value_kernel(
     query_image, query_pixel, query_channel, key_image, key_pixel, key_channel,
     value_image, value_pixel, value_channel, out_image, out_pixel, out_channel,
     out_value_image, out_value_pixel, out_value_channel,
-    tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
     BLOCK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, SHARED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values; SHARED: of the rows of a query that is the key."""
     group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    first += (group // across) * group_row_step + (group % across) * group_step
     t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
-    rows = _pixels(t, group, columns, row_step, column_step, across, group_row_step, group_step)
+    rows = _pixels(t, first, columns, row_step, column_step)
     grad += image * grad_image
     query += image * query_image
     statistics += image * pixels
@@ -203,7 +207,7 @@ def attention_key_value_kernel(
     value_total = tl.zeros((BLOCK, DV), tl.float32)
     for start in range(0, tokens, BLOCK):
         s = start + tl.arange(0, BLOCK)
-        at = _pixels(s, group, columns, row_step, column_step, across, group_row_step, group_step)
+        at = _pixels(s, first, columns, row_step, column_step)
         q = _load(query, at, s < tokens, c, channels, query_pixel, query_channel)
         g = _load(grad, at, s < tokens, cv, value_channels, grad_pixel, grad_channel)
         known = tl.load(delta + at, mask=s < tokens, other=0.0)
@@ -232,7 +236,7 @@ def attention_key_value_kernel(
 
 
 def attention(
-    query: Tensor, key: Tensor | None, value: Tensor, scale: float, groups: Groups
+    query: Tensor, key: Tensor | None, value: Tensor, scale: float, groups: list[Groups]
 ) -> tuple[Tensor, Tensor]:
     """The context [B, Dv, H, W] within each group, and the statistics [2, B, H · W]."""
     images, channels, height, width = query.shape
@@ -247,19 +251,20 @@ def attention(
     block = _block(query, d + dv, dv)
     # Hopper's products of 128 rows have their operands in shared memory
     rows = 2 * block if _triton.shared_memory(query) > 200 << 10 else block
-    launch(
-        attention_kernel, _grid(rows, groups, pixels, images),
-        query, key, value, out, statistics, pixels, channels, value_channels, scale,
-        *strides(query), *strides(key), *strides(value), *strides(out), *groups,
-        BLOCK=rows, KEYS=block, D=d, DV=dv, PRECISION=precision(_backend.allows_tf32()),
-        num_warps=8, num_stages=1,
-    )  # fmt: skip
+    for part in groups:
+        launch(
+            attention_kernel, _grid(rows, part, images),
+            query, key, value, out, statistics, pixels, channels, value_channels, scale,
+            *strides(query), *strides(key), *strides(value), *strides(out), *part[1:],
+            BLOCK=rows, KEYS=block, D=d, DV=dv, PRECISION=precision(_backend.allows_tf32()),
+            num_warps=8, num_stages=1,
+        )  # fmt: skip
     return out, statistics
 
 
 def attention_backward(
     grad: Tensor, query: Tensor, key: Tensor | None, value: Tensor, out: Tensor, statistics: Tensor,
-    scale: float, groups: Groups,
+    scale: float, groups: list[Groups],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key (empty without one, then that of the query is of both) and value."""
     images, channels, height, width = query.shape
@@ -286,18 +291,20 @@ def attention_backward(
         "num_stages": 1,
     }
     block = _block(query, d + (2 if key is None else 1) * dv, d + dv)
-    first = grad_query if key is None else grad_key
-    launch(
-        attention_key_value_kernel, _grid(block, groups, pixels, images),
-        grad, query, other, value, statistics, delta, first, grad_value, *sizes, *places,
-        *strides(first), *strides(grad_value), *groups, BLOCK=block, SHARED=key is None, **options,
-    )  # fmt: skip
-    if key is not None:
+    own = grad_query if key is None else grad_key
+    for part in groups:
         launch(
-            attention_query_kernel, _grid(block, groups, pixels, images),
-            grad, query, other, value, statistics, delta, grad_query, *sizes, *places,
-            *strides(grad_query), *groups, BLOCK=block, **options,
+            attention_key_value_kernel, _grid(block, part, images),
+            grad, query, other, value, statistics, delta, own, grad_value, *sizes, *places,
+            *strides(own), *strides(grad_value), *part[1:], BLOCK=block, SHARED=key is None,
+            **options,
         )  # fmt: skip
+        if key is not None:
+            launch(
+                attention_query_kernel, _grid(block, part, images),
+                grad, query, other, value, statistics, delta, grad_query, *sizes, *places,
+                *strides(grad_query), *part[1:], BLOCK=block, **options,
+            )  # fmt: skip
     return grad_query, grad_key, grad_value
 
 
@@ -312,19 +319,19 @@ def _block(query: Tensor, width: int, sums: int) -> int:
     return most
 
 
-def _grid(block: int, groups: Groups, pixels: int, images: int) -> tuple[int, int, int]:
-    return triton.cdiv(groups.tokens, block), pixels // groups.tokens, images
+def _grid(block: int, groups: Groups, images: int) -> tuple[int, int, int]:
+    return triton.cdiv(groups.tokens, block), groups.sets, images
 
 
 def self_attention(
     query: Tensor, key: Tensor | None, value: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    return attention(query, key, value, scale, whole_map(query.shape[2] * query.shape[3]))
+    return attention(query, key, value, scale, [whole_map(query.shape[2] * query.shape[3])])
 
 
 def self_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor | None, value: Tensor, out: Tensor, statistics: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    groups = whole_map(query.shape[2] * query.shape[3])
+    groups = [whole_map(query.shape[2] * query.shape[3])]
     return attention_backward(grad, query, key, value, out, statistics, scale, groups)

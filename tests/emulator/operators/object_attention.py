@@ -147,7 +147,7 @@ MUTANTS = [
         "weights overwritten while they are read",
         "race",
         RACE_WRITE,
-        "      sync_block();  // the weights have been read\n",
+        "  sync_block();  // the weights have been read\n",
         "",
     ),
     Mutant(
@@ -191,6 +191,7 @@ MUTANTS = [
         VALUES,
         "values[i][2] *= lower",
         "values[i][2] *= upper",
+        "common/region_products.cuh",
     ),
     Mutant(
         "sums that nobody started",

@@ -42,6 +42,12 @@ def test_groups_keep_the_error_budget(operator, layout):
     check(on_itself(operator), (query, value))
 
 
+@pytest.mark.parametrize("kind", ["long", "short"])
+def test_groups_end_at_the_border_of_a_map_without_padding(kind):
+    operator = functools.partial(interlaced_attention, groups=(3, 2), kind=kind, mask_pad=True)
+    check(operator, case(2, 3, 7, 5, 4))
+
+
 def test_groups_of_several_blocks():
     check(functools.partial(LONG, groups=(2, 1)), case(1, 3, 14, 9, 5))
 
