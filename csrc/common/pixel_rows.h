@@ -75,16 +75,28 @@ void for_each_run(const Map& map, const PixelSets& sets, int64_t set, Range pixe
   }
 }
 
-// Pixels of a set to rows at row_pitch(channels), with zeros up to a whole panel of channels. Where
-// the pixels of a map are neighbours, those of a run have to be: see common/pixel_slabs.h.
+// Pixels of a set to rows at row_pitch(channels), with zeros up to a whole panel of channels.
 template <typename T>
 void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, float* rows) {
-  const int64_t pitch = row_pitch(map.channels);
+  const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
   for_each_run(map, sets, set, pixels,
                [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
                  const T* const from = (const T*)map.data + first;
-                 pack(Matrix<T>{from, count, map.channels, stride, map.stride_channel},
-                      rows + at * pitch, pitch);
+                 float* const to = rows + at * pitch;
+                 if (channel == 1 || stride == 1) {
+                   return pack(Matrix<T>{from, count, map.channels, stride, channel}, to, pitch);
+                 }
+                 // sets that do not fill their lines: see common/pixel_slabs.h for those that do
+                 for (int64_t c = 0; c < round_up(map.channels, panel); c += lanes) {
+                   const int64_t left = map.channels - c;
+                   for (int64_t x = 0; x < count; ++x) {
+                     T copy[lanes] = {};
+                     for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
+                       copy[lane] = from[(c + lane) * channel + x * stride];
+                     }
+                     store(to + x * pitch + c, load_float(copy));
+                   }
+                 }
                });
 }
 

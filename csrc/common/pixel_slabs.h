@@ -170,8 +170,11 @@ class Slab {
   bool failed_ = false;
 };
 
+// Whether a set lies between the pixels of others of its row, which fill all of a line together.
 inline bool shares_lines(const PixelSets& sets, const Map& map) {
-  return sets.count() > 1 && !channels_are_neighbours(map);
+  const bool blocks = sets.stride_column == 1 && sets.stride_across == sets.columns;
+  const bool combs = sets.stride_across == 1 && sets.stride_column == sets.across;
+  return sets.count() > 1 && (blocks || combs) && !channels_are_neighbours(map);
 }
 
 inline bool lies_in_slabs(const Attention& call) {

@@ -2,32 +2,29 @@
 """Processes: two of them take the same steps as one, and devices that do not exist are refused."""
 
 import os
-import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from openseg.engine.distributed import any_process, choose_device, gather, process_group
 from openseg.errors import ConfigError
-from tests.engine import two_processes
 from tests.engine.tiny import assert_equal_states, make_batch, make_trainer
-
-
-def _as_started_by_torchrun(rank, port, result):
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    two_processes.main(result)
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path):
     """Without batch norm, whose statistics are those of a process on the CPU."""
     result = tmp_path / "told.pt"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(_as_started_by_torchrun, (port, result), nprocs=2, start_method="fork")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    subprocess.run(
+        [sys.executable, *launcher, "-m", "tests.engine.two_processes", str(result)],
+        check=True,
+        timeout=300,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     told = torch.load(result)
 
     single = make_trainer(norm=False, dropout=0.0)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What test_distributed.py starts twice: a run of two processes, told to a file."""
+"""What test_distributed.py starts under torchrun: a run of two processes, told to a file."""
+
+import sys
 
 import torch
 
@@ -7,7 +9,7 @@ from openseg.engine.distributed import any_process, gather, mean_over_processes,
 from tests.engine.tiny import make_batch, make_trainer
 
 
-def main(result) -> None:
+def main() -> None:
     with process_group("cpu") as process:
         trainer = make_trainer(process, norm=False, dropout=0.0, micro_batch_size=1)
         losses = []
@@ -24,4 +26,8 @@ def main(result) -> None:
             "random": len(trainer.training_state()["random"]),
         }
         if process.is_main:
-            torch.save(told, result)
+            torch.save(told, sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()
