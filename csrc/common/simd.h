@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "common/dtype.h"
+#include "common/large_pages.h"
 
 #if defined(__AVX512F__)
 #define OPENSEG_ISA avx512
@@ -238,7 +239,9 @@ inline vfloat log(vfloat x) {
 // Memory of one piece of a parallel run, freed with it; null when there is none.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) : start_((char*)std::aligned_alloc(64, round_up(bytes, 64))) {}
+  explicit Scratch(int64_t bytes) : start_((char*)std::aligned_alloc(64, round_up(bytes, 64))) {
+    prefer_large_pages(start_, bytes);
+  }
   ~Scratch() { std::free(start_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "common/large_pages.h"
 #include "common/parallel.h"
 
 // torch >= 2.13 keeps the text of the error that a C call returned as a code; older ones do not.
@@ -41,7 +42,11 @@ namespace {
 template <typename Call>
 Tensor allocated(const Call& call) {
   try {
-    return call();
+    const Tensor tensor = call();
+    if (!tensor.is_cuda()) {
+      prefer_large_pages(tensor.mutable_data_ptr(), tensor.numel() * (int64_t)tensor.element_size());
+    }
+    return tensor;
   } catch (const std::exception& error) {
     const char* what = torch_exception_get_what_without_backtrace
                            ? torch_exception_get_what_without_backtrace()
@@ -86,6 +91,10 @@ Tensor allocate_map(const Tensor& like, int64_t channels) {
     return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(),
                                 std::nullopt, format);
   });
+}
+
+Tensor allocate_like(const Tensor& like) {
+  return allocated([&] { return torch::stable::empty_like(like); });
 }
 
 Tensor walkable(const Tensor& tensor) {

@@ -28,6 +28,9 @@ Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarTyp
 // An uninitialised [B, channels, H, W] with the batch, size, dtype and layout of the map `like`.
 Tensor allocate_map(const Tensor& like, int64_t channels);
 
+// An uninitialised tensor of the size, dtype and layout of `like`.
+Tensor allocate_like(const Tensor& like);
+
 // The tensor itself where kernels can walk it: [B, C, H, W] with one stride from pixel to pixel, or
 // [B, K, C], and a stride of 1 for pixels (regions) or channels; else a contiguous copy.
 Tensor walkable(const Tensor& tensor);

@@ -143,7 +143,7 @@ Tensor upsample_cross_entropy_backward(const Tensor& logits, const Tensor& targe
   OPENSEG_CHECK(
       lse.numel() == target.numel() && (scale.numel() == target.numel() || scale.numel() == 1),
       name, ": lse must be [B, H, W], scale too or one number");
-  Tensor grad = torch::stable::empty_like(logits);
+  Tensor grad = allocate_like(logits);
   const CrossEntropyBackward result{
       .lse = static_cast<const float*>(lse.const_data_ptr()),
       .scale = static_cast<const float*>(scale.const_data_ptr()),
