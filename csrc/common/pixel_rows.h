@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
-// The pixels of a set as rows of floats, and products of them, for csrc/common/cpu alone.
+// The pixels of a set as rows, and products of them, for csrc/common/cpu alone.
 //
-// A block of pixels is gathered into scratch as rows [pixels, channels], from any layout and dtype.
-// Rows are either factor of a sum over pixels and the left one of a sum over channels; for the
-// right one they are turned into panels [panel, channels, pixels of the panel].
+// A block of pixels is gathered into scratch as rows [pixels, channels], from any layout and dtype:
+// of floats, or of bfloat16 where the processor multiplies pairs of them. Rows are the left factor
+// of a sum over channels; for the right one they are turned into panels [panel, channels, pixels
+// of the panel]. The factors of a sum over pixels are rows of words: of floats they are the same
+// rows, of pairs there is a row for two pixels.
 #pragma once
 
 #include "common/attention.h"
@@ -23,6 +25,21 @@ constexpr int64_t score_pitch = strip + 16;
 
 inline int64_t row_pitch(int64_t channels) {
   return round_up(channels, panel) + 16;
+}
+
+template <typename Word>
+struct ElementFor {
+  using type = float;
+};
+template <>
+struct ElementFor<Pair> {
+  using type = bfloat16;
+};
+
+// Of rows as the left factor of a sum over channels, in words.
+template <typename Word>
+int64_t left_pitch(int64_t channels) {
+  return row_pitch(words<Word>(channels));
 }
 
 struct Range {
@@ -75,41 +92,56 @@ void for_each_run(const Map& map, const PixelSets& sets, int64_t set, Range pixe
   }
 }
 
-// Pixels of a set to rows at row_pitch(channels), with zeros up to a whole panel of channels.
+// Channels c.. of a pixel, zeros beyond the last.
 template <typename T>
-void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, float* rows) {
-  const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
-  for_each_run(map, sets, set, pixels,
-               [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
-                 const T* const from = (const T*)map.data + first;
-                 float* const to = rows + at * pitch;
-                 if (channel == 1 || stride == 1) {
-                   return pack(Matrix<T>{from, count, map.channels, stride, channel}, to, pitch);
-                 }
-                 // sets that do not fill their lines: see common/pixel_slabs.h for those that do
-                 for (int64_t c = 0; c < round_up(map.channels, panel); c += lanes) {
-                   const int64_t left = map.channels - c;
-                   for (int64_t x = 0; x < count; ++x) {
-                     T copy[lanes] = {};
-                     for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
-                       copy[lane] = from[(c + lane) * channel + x * stride];
-                     }
-                     store(to + x * pitch + c, load_float(copy));
-                   }
-                 }
-               });
+inline vfloat channels_of(const Map& map, const T* pixel, int64_t c) {
+  const int64_t left = map.channels - c;
+  if (map.stride_channel == 1) {
+    return load_some(pixel + c, left);
+  }
+  T copy[lanes] = {};
+  for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
+    copy[lane] = pixel[(c + lane) * map.stride_channel];
+  }
+  return load_float(copy);
+}
+
+// Pixels of a set to rows at left_pitch(channels), with zeros up to a whole panel of channels.
+template <typename T, typename Word>
+void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Word* rows) {
+  using Element = typename ElementFor<Word>::type;
+  const int64_t pitch = left_pitch<Word>(map.channels);
+  const bool neighbours = map.stride_channel == 1;
+  const int64_t later = sets.lines > 1 ? sets.stride_line : ahead * sets.stride_column;
+  for_each_run(
+      map, sets, set, pixels, [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
+        const T* from = (const T*)map.data + first;
+        Word* to = rows + at * pitch;
+        if (per_word<Word> == 1 && stride == 1 && !neighbours) {
+          return pack(Matrix<T>{from, count, map.channels, 1, map.stride_channel}, to, pitch);
+        }
+        // a channel at a time where sets do not fill their lines: see
+        // common/pixel_slabs.h for those that do
+        for (int64_t x = 0; x < count; ++x, from += stride, to += pitch) {
+          const T* const next = neighbours ? from + later * map.stride_pixel : from;
+          for (int64_t c = 0; c < round_up(map.channels, panel); c += lanes) {
+            __builtin_prefetch(next + c);
+            store_float((Element*)to + c, channels_of(map, from, c));
+          }
+        }
+      });
 }
 
 // The same, without a copy where they lie so already.
-template <typename T>
-const float* rows_of(const Map& map, const PixelSets& sets, int64_t set, Range pixels,
-                     float* memory) {
+template <typename T, typename Word>
+const Word* rows_of(const Map& map, const PixelSets& sets, int64_t set, Range pixels,
+                    Word* memory) {
   if (sizeof(T) == sizeof(float) && sets.lines == 1 && sets.stride_column == 1 &&
       map.stride_channel == 1 && map.stride_pixel == row_pitch(map.channels) &&
       map.channels % panel == 0) {
-    const float* rows = nullptr;
+    const Word* rows = nullptr;
     for_each_run(map, sets, set, pixels, [&](int64_t first, int64_t, int64_t, int64_t) {
-      rows = (const float*)map.data + first;
+      rows = (const Word*)map.data + first;
     });
     return rows;
   }
@@ -143,22 +175,51 @@ void scatter(const float* rows, const Map& map, const PixelSets& sets, int64_t s
 }
 
 // Rows as the right factor of `scores_of`.
-inline void turn(const float* rows, int64_t count, int64_t channels, float* panels) {
-  pack(Matrix<float>{rows, channels, count, 1, row_pitch(channels)}, panels, panel,
-       channels * panel);
+template <typename Word>
+void turn(const Word* rows, int64_t count, int64_t channels, Word* panels) {
+  using Element = typename ElementFor<Word>::type;
+  const int64_t pitch = left_pitch<Word>(channels) * per_word<Word>;
+  pack(Matrix<Element>{(const Element*)rows, channels, count, 1, pitch}, panels, panel,
+       words<Word>(channels) * panel);
 }
 
-inline int64_t turned_size(int64_t count, int64_t channels) {
-  return round_up(count, panel) * channels;
+template <typename Word>
+int64_t turned_size(int64_t count, int64_t channels) {
+  return round_up(count, panel) * words<Word>(channels);
 }
+
+// Rows as the right factor of a sum over them, in `memory` unless they are it already.
+template <typename Word>
+const Word* paired(const Word* rows, int64_t count, int64_t channels, Word* memory) {
+  if constexpr (per_word<Word> == 1) {
+    return rows;
+  } else {
+    const int64_t pitch = left_pitch<Word>(channels) * per_word<Word>;
+    pack(Matrix<bfloat16>{(const bfloat16*)rows, count, channels, pitch, 1}, memory,
+         row_pitch(channels));
+    return memory;
+  }
+}
+
+template <typename Word>
+int64_t paired_size(int64_t count, int64_t channels) {
+  return per_word<Word> == 1 ? 0 : words<Word>(count) * row_pitch(channels);
+}
+
+// What pairs of weights are made in by `add_rows` and `add_columns`: [strip / 2, turned_pitch] or
+// [at_once / 2, score_pitch].
+constexpr int64_t turned_pitch = round_up(at_once, panel) + 16;
+template <typename Word>
+constexpr int64_t weights_size = per_word<Word> == 1 ? 0 : words<Word>(strip) * turned_pitch;
+static_assert(strip * turned_pitch >= at_once * score_pitch);
 
 // `multiply` for a left factor that is larger than a panel of the right one, which stays in the
 // nearest cache.
-template <Into into, Rows lie>
-void multiply_panels(const Operands<float>& in, int64_t rows, int64_t columns, float* out,
+template <Into into, Rows lie, typename Word>
+void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, float* out,
                      int64_t stride) {
   const int64_t tiles = parts_of(rows, most_rows);
-  Operands<float> of_tile = in;
+  Operands<Word> of_tile = in;
   for (int64_t x = 0; x < columns; x += panel, of_tile.b += in.panel_pitch) {
     for (int64_t t = 0; t < tiles; ++t) {
       const Range range = part(rows, tiles, t);
@@ -171,12 +232,14 @@ void multiply_panels(const Operands<float>& in, int64_t rows, int64_t columns, f
 
 // scores[i, j] = Σ_c rows[i, c] · turned[j, c], whole panels of j. A slice of channels has a sum of
 // its own: in one long sum of squares, that of a pixel with itself, the rounding errors grow.
-inline void scores_of(const float* rows, int64_t count, int64_t channels, const float* turned,
-                      int64_t width, float* scores) {
-  for (int64_t c = 0; c < channels; c += slice) {
-    const Operands<float> in{rows + c,           row_pitch(channels),
-                             turned + c * panel, panel,
-                             channels * panel,   channels - c < slice ? channels - c : slice};
+template <typename Word>
+void scores_of(const Word* rows, int64_t count, int64_t channels, const Word* turned, int64_t width,
+               float* scores) {
+  const int64_t depth = words<Word>(channels);
+  for (int64_t c = 0; c < depth; c += slice) {
+    const Operands<Word> in{rows + c,           left_pitch<Word>(channels),
+                            turned + c * panel, panel,
+                            depth * panel,      depth - c < slice ? depth - c : slice};
     if (c == 0) {
       multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch);
     } else {
@@ -186,18 +249,32 @@ inline void scores_of(const float* rows, int64_t count, int64_t channels, const 
 }
 
 // out[i, c] += Σ_j weights[i, j] · rows[j, c], for i below `count` and j below `depth`
-inline void add_rows(const float* weights, int64_t count, const float* rows, int64_t depth,
-                     int64_t channels, float* out) {
+template <typename Word>
+void add_rows(const float* weights, int64_t count, const Word* rows, int64_t depth,
+              int64_t channels, float* out, Word* memory) {
   const int64_t pitch = row_pitch(channels);
-  const Operands<float> in{weights, score_pitch, rows, pitch, panel, depth};
-  multiply_panels<Into::add, Rows::apart>(in, count, channels, out, pitch);
+  if constexpr (per_word<Word> == 1) {
+    const Operands<Word> in{weights, score_pitch, rows, pitch, panel, depth};
+    multiply_panels<Into::add, Rows::apart>(in, count, channels, out, pitch);
+  } else {
+    pack(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, turned_pitch);
+    const Operands<Word> in{memory, turned_pitch, rows, pitch, panel, words<Word>(depth)};
+    multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch);
+  }
 }
 
 // out[j, c] += Σ_i weights[i, j] · rows[i, c], for j below `count` and i below `depth`
-inline void add_columns(const float* weights, int64_t count, const float* rows, int64_t depth,
-                        int64_t channels, float* out) {
+template <typename Word>
+void add_columns(const float* weights, int64_t count, const Word* rows, int64_t depth,
+                 int64_t channels, float* out, Word* memory) {
   const int64_t pitch = row_pitch(channels);
-  const Operands<float> in{weights, score_pitch, rows, pitch, panel, depth};
+  const Word* left = memory;
+  if constexpr (per_word<Word> == 1) {
+    left = weights;
+  } else {
+    pack(Matrix<float>{weights, depth, count, score_pitch, 1}, memory, score_pitch);
+  }
+  const Operands<Word> in{left, score_pitch, rows, pitch, panel, words<Word>(depth)};
   multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch);
 }
 

@@ -69,43 +69,64 @@ Matrix<T> image_of(const Map& map, int64_t image) {
   return pixels_of<T>(map, image, 0, map.pixels);
 }
 
-inline vuint bfloat16_bits(const bfloat16* from) {
-  return widen(&from->bits);
+#if defined(__AVX512BF16__)
+inline __m128 four_pairs(const bfloat16* from) {
+  return _mm_loadu_ps((const float*)from);
 }
 
-inline vuint bfloat16_bits(const float* from) {
-  bfloat16 rounded[lanes];
-  store_float(rounded, load<vfloat>(from));
-  return widen(&rounded->bits);
+inline __m128 four_pairs(const float* from) {
+  return (__m128)_mm256_cvtneps_pbh(_mm256_loadu_ps(from));
+}
+
+// A vector of bfloat16 from each of two rows, one after the other.
+inline __m512i both_rows(const bfloat16* first, const bfloat16* second) {
+  const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)first));
+  return _mm512_inserti64x4(low, _mm256_loadu_si256((const __m256i*)second), 1);
+}
+
+inline __m512i both_rows(const float* first, const float* second) {
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(second), _mm512_loadu_ps(first));
+}
+#endif
+
+inline __m128 four_floats(const float* from) {
+  return _mm_loadu_ps(from);
+}
+
+inline __m128 four_floats(const bfloat16* from) {
+  return (__m128)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i*)from));
+}
+
+inline __m128 four_floats(const float16* from) {
+  float16 copy[lanes] = {};
+  std::memcpy((void*)copy, (const void*)from, 4 * sizeof(float16));
+  const vfloat wide = load_float(copy);
+  return load<__m128>((const float*)&wide);
 }
 
 // Four words from elements side by side.
 template <typename Word, typename T>
 inline __m128 quad(const T* from) {
-  if constexpr (per_word<Word> * sizeof(T) == 4) {
-    return _mm_loadu_ps((const float*)from);
-  } else {
-    T copy[2 * lanes] = {};
-    std::memcpy((void*)copy, (const void*)from, 4 * per_word<Word> * sizeof(T));
-    if constexpr (per_word<Word> == 1) {
-      const vfloat wide = load_float(copy);
-      return load<__m128>((const float*)&wide);
-    } else {
-      bfloat16 rounded[lanes];
-      store_float(rounded, load<vfloat>(copy));
-      return load<__m128>(rounded);
-    }
-  }
+#if defined(__AVX512BF16__)
+  if constexpr (per_word<Word> == 2) {
+    return four_pairs(from);
+  } else
+#endif
+    return four_floats(from);
 }
 
 // One word in each lane from two rows of a matrix; a float is of the first row alone.
 template <typename Word, typename T>
-inline vuint words_of(const T* first, const T* second) {
-  if constexpr (per_word<Word> == 1) {
+inline vuint words_of(const T* first, [[maybe_unused]] const T* second) {
+#if defined(__AVX512BF16__)
+  if constexpr (per_word<Word> == 2) {
+    typedef uint16_t Halves __attribute__((vector_size(64)));
+    constexpr Halves in_turn = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return (vuint)_mm512_permutexvar_epi16((__m512i)in_turn, both_rows(first, second));
+  } else
+#endif
     return (vuint)load_float(first);
-  } else {
-    return bfloat16_bits(first) | bfloat16_bits(second) << 16;
-  }
 }
 
 template <typename Word, typename T>

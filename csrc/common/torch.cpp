@@ -44,7 +44,8 @@ Tensor allocated(const Call& call) {
   try {
     const Tensor tensor = call();
     if (!tensor.is_cuda()) {
-      prefer_large_pages(tensor.mutable_data_ptr(), tensor.numel() * (int64_t)tensor.element_size());
+      prefer_large_pages(tensor.mutable_data_ptr(),
+                         tensor.numel() * (int64_t)tensor.element_size());
     }
     return tensor;
   } catch (const std::exception& error) {

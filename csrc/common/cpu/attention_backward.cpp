@@ -88,6 +88,9 @@ void differentiate_both(float* scores, float* forth, float* back, int64_t count,
 template <typename T>
 class Backward {
  public:
+  using Word = typename WordFor<T>::type;
+  using Element = typename ElementFor<Word>::type;
+
   explicit Backward(const Context& context)
       : context_(context),
         call_(context.call),
@@ -95,14 +98,19 @@ class Backward {
         depth_(in_.query.channels),
         channels_(in_.value.channels),
         scratch_(bytes()),
-        query_memory_(scratch_.take<float>(most_block * row_pitch(depth_))),
-        grad_memory_(scratch_.take<float>(most_block * row_pitch(channels_))),
-        value_memory_(scratch_.take<float>(most_block * row_pitch(channels_))),
-        key_memory_(scratch_.take<float>(strip * row_pitch(depth_))),
-        turned_key_(scratch_.take<float>(turned_size(strip, depth_))),
-        strip_grad_memory_(scratch_.take<float>(strip * row_pitch(channels_))),
-        turned_grad_(scratch_.take<float>(turned_size(strip, channels_))),
-        turned_value_(scratch_.take<float>(turned_size(strip, channels_))),
+        query_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(depth_))),
+        grad_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(channels_))),
+        value_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(channels_))),
+        query_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, depth_))),
+        grad_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, channels_))),
+        key_memory_(scratch_.take<Word>(strip * left_pitch<Word>(depth_))),
+        key_pairs_(scratch_.take<Word>(paired_size<Word>(strip, depth_))),
+        turned_key_(scratch_.take<Word>(turned_size<Word>(strip, depth_))),
+        strip_memory_(scratch_.take<Word>(strip * left_pitch<Word>(channels_))),
+        strip_grad_pairs_(scratch_.take<Word>(paired_size<Word>(strip, channels_))),
+        turned_grad_(scratch_.take<Word>(turned_size<Word>(strip, channels_))),
+        turned_value_(scratch_.take<Word>(turned_size<Word>(strip, channels_))),
+        pairs_(scratch_.take<Word>(weights_size<Word>)),
         scores_(scratch_.take<float>(at_once * score_pitch)),
         forth_(scratch_.take<float>(at_once * score_pitch)),
         back_(scratch_.take<float>(at_once * score_pitch)),
@@ -115,7 +123,7 @@ class Backward {
     const Sums sums = context_.sums_in(own_sums_, context_.pixels);
     std::memset(own_sums_, 0, own_sums_size() * sizeof(float));
     prepare(set, {0, context_.pixels});
-    run_pair(set, {0, 0}, sums);
+    meet_block(set, {0, 0}, sums);
     finish(set, {0, context_.pixels}, sums);
   }
 
@@ -128,7 +136,10 @@ class Backward {
     prepare(set, pixels);
   }
 
-  void run_pair(int64_t set, BlockPair pair) { run_pair(set, pair, sums_of(set, 0)); }
+  void run_pair(int64_t set, BlockPair pair) {
+    load_grad(set, range(pair.a));
+    meet_block(set, pair, sums_of(set, 0));
+  }
 
   void finish_block(int64_t set, int64_t block) {
     finish(set, range(block), sums_of(set, range(block).begin));
@@ -153,27 +164,37 @@ class Backward {
     return {context_.greatest + at, context_.inverse + at, context_.delta + at};
   }
 
+  void load_grad(int64_t set, Range pixels) {
+    grad_ = rows_of<T>(call_.grad_out, in_.sets, set, pixels, grad_memory_);
+  }
+
   // Makes pixels of a set known.
   void prepare(int64_t set, Range pixels) {
-    const int64_t first = set * context_.pixels + pixels.begin, pitch = row_pitch(channels_);
+    const int64_t first = set * context_.pixels + pixels.begin, pitch = left_pitch<Word>(channels_);
     const float* const inverse = in_.statistics + context_.sets * context_.pixels;
     std::memcpy(context_.greatest + first, in_.statistics + first, pixels.count * sizeof(float));
     std::memcpy(context_.inverse + first, inverse + first, pixels.count * sizeof(float));
-    const float* const grad = rows_of<T>(call_.grad_out, in_.sets, set, pixels, grad_memory_);
-    const float* const out = rows_of<T>(in_.out, in_.sets, set, pixels, value_memory_);
-    for (int64_t i = 0; i < pixels.count; ++i) {
-      vfloat sum{};
-      for (int64_t c = i * pitch; c < i * pitch + channels_; c += lanes) {
-        sum += load<vfloat>(grad + c) * load<vfloat>(out + c);
-      }
-      context_.delta[first + i] = sum_of(sum);
-    }
+    load_grad(set, pixels);
+    for_each_run(in_.out, in_.sets, set, pixels,
+                 [&](int64_t begin, int64_t stride, int64_t count, int64_t at) {
+                   const T* const out = (const T*)in_.out.data + begin;
+                   for (int64_t x = 0; x < count; ++x) {
+                     const auto* const grad = (const Element*)(grad_ + (at + x) * pitch);
+                     vfloat sum{};
+                     for (int64_t c = 0; c < channels_; c += lanes) {
+                       sum += load_float(grad + c) * channels_of(in_.out, out + x * stride, c);
+                     }
+                     context_.delta[first + at + x] = sum_of(sum);
+                   }
+                 });
   }
 
-  void run_pair(int64_t set, BlockPair pair, const Sums& sums) {
+  // `grad_` is that of pair.a.
+  void meet_block(int64_t set, BlockPair pair, const Sums& sums) {
     const Range own = range(pair.a), others = range(pair.b);
     query_ = rows_of<T>(in_.query, in_.sets, set, own, query_memory_);
-    grad_ = rows_of<T>(call_.grad_out, in_.sets, set, own, grad_memory_);
+    own_query_ = paired(query_, own.count, depth_, query_pairs_);
+    own_grad_ = paired(grad_, own.count, channels_, grad_pairs_);
     if (in_.shared) {
       value_ = rows_of<T>(in_.value, in_.sets, set, own, value_memory_);
     }
@@ -184,7 +205,7 @@ class Backward {
       load_strip(set, at);
       const int64_t parts = parts_of(own.count, at_once);
       for (int64_t p = 0; p < parts; ++p) {
-        const Range rows = part(own.count, parts, p);
+        const Range rows = part(own.count, parts, p, per_word<Word>);
         const int64_t first = own.begin + rows.begin;
         if (in_.shared) {
           meet_shared(set, rows, first, at, pair.a != pair.b, rows_from(sums, first),
@@ -197,45 +218,56 @@ class Backward {
   }
 
   void load_strip(int64_t set, Range pixels) {
-    turn(rows_of<T>(in_.value, in_.sets, set, pixels, strip_grad_memory_), pixels.count, channels_,
+    turn(rows_of<T>(in_.value, in_.sets, set, pixels, strip_memory_), pixels.count, channels_,
          turned_value_);
-    key_ = rows_of<T>(in_.key, in_.sets, set, pixels, key_memory_);
-    turn(key_, pixels.count, depth_, turned_key_);
+    const Word* const key = rows_of<T>(in_.key, in_.sets, set, pixels, key_memory_);
+    turn(key, pixels.count, depth_, turned_key_);
+    key_ = paired(key, pixels.count, depth_, key_pairs_);
     if (in_.shared) {
-      strip_grad_ = rows_of<T>(call_.grad_out, in_.sets, set, pixels, strip_grad_memory_);
-      turn(strip_grad_, pixels.count, channels_, turned_grad_);
+      const Word* const grad = rows_of<T>(call_.grad_out, in_.sets, set, pixels, strip_memory_);
+      turn(grad, pixels.count, channels_, turned_grad_);
+      strip_grad_ = paired(grad, pixels.count, channels_, strip_grad_pairs_);
     }
   }
 
   // `rows` of the loaded block, the first of them pixel `first` of the set, as queries of a strip.
   void meet(int64_t set, Range rows, int64_t first, Range columns, const Sums& mine,
             const Sums& theirs) {
-    const float* const query = query_ + rows.begin * row_pitch(depth_);
-    const float* const grad = grad_ + rows.begin * row_pitch(channels_);
+    const Word* const query = query_ + rows.begin * left_pitch<Word>(depth_);
+    const Word* const grad = grad_ + rows.begin * left_pitch<Word>(channels_);
     scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_);
     scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_);
     differentiate(scores_, forth_, rows.count, columns.count, in_.scale, known(set, first));
-    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query);
-    add_columns(scores_, columns.count, query, rows.count, depth_, theirs.key);
-    add_columns(forth_, columns.count, grad, rows.count, channels_, theirs.value);
+    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_);
+    add_to_columns(scores_, columns.count, rows, theirs.key, forth_, theirs.value);
+  }
+
+  // The products of gradients of scores with the queries in `rows`, and of weights with their
+  // gradients.
+  void add_to_columns(const float* scores, int64_t count, Range rows, float* key,
+                      const float* weights, float* value) {
+    const int64_t first = rows.begin / per_word<Word>;
+    add_columns(scores, count, own_query_ + first * row_pitch(depth_), rows.count, depth_, key,
+                pairs_);
+    add_columns(weights, count, own_grad_ + first * row_pitch(channels_), rows.count, channels_,
+                value, pairs_);
   }
 
   // As queries and keys of a strip of another block, `both`, or as one side of pairs within one.
   void meet_shared(int64_t set, Range rows, int64_t first, Range columns, bool both,
                    const Sums& mine, const Sums& theirs) {
-    const float* const query = query_ + rows.begin * row_pitch(depth_);
-    const float* const grad = grad_ + rows.begin * row_pitch(channels_);
-    const float* const value = value_ + rows.begin * row_pitch(channels_);
+    const Word* const query = query_ + rows.begin * left_pitch<Word>(depth_);
+    const Word* const grad = grad_ + rows.begin * left_pitch<Word>(channels_);
+    const Word* const value = value_ + rows.begin * left_pitch<Word>(channels_);
     scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_);
     scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_);
     scores_of(value, rows.count, channels_, turned_grad_, columns.count, back_);
     differentiate_both(scores_, forth_, back_, rows.count, columns.count, in_.scale,
                        known(set, first), known(set, columns.begin));
-    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query);
-    add_rows(back_, rows.count, strip_grad_, columns.count, channels_, mine.value);
+    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_);
+    add_rows(back_, rows.count, strip_grad_, columns.count, channels_, mine.value, pairs_);
     if (both) {
-      add_columns(scores_, columns.count, query, rows.count, depth_, theirs.query);
-      add_columns(forth_, columns.count, grad, rows.count, channels_, theirs.value);
+      add_to_columns(scores_, columns.count, rows, theirs.query, forth_, theirs.value);
     }
   }
 
@@ -252,10 +284,13 @@ class Backward {
   }
 
   int64_t bytes() const {
-    return 4 * (row_pitch(depth_) * (most_block + strip) +
-                row_pitch(channels_) * (2 * most_block + strip) + turned_size(strip, depth_) +
-                2 * turned_size(strip, channels_) + 3 * at_once * score_pitch + own_sums_size()) +
-           12 * 64;
+    return 4 * (left_pitch<Word>(depth_) * (most_block + strip) +
+                left_pitch<Word>(channels_) * (2 * most_block + strip) +
+                paired_size<Word>(most_block, depth_) + paired_size<Word>(most_block, channels_) +
+                paired_size<Word>(strip, depth_) + paired_size<Word>(strip, channels_) +
+                turned_size<Word>(strip, depth_) + 2 * turned_size<Word>(strip, channels_) +
+                3 * at_once * score_pitch + weights_size<Word> + own_sums_size()) +
+           17 * 64;
   }
 
   const Context& context_;
@@ -263,14 +298,17 @@ class Backward {
   const Attention& in_;
   const int64_t depth_, channels_;  // D, Dv
   Scratch scratch_;
-  float *query_memory_, *grad_memory_, *value_memory_;  // rows of a block
-  float *key_memory_, *turned_key_;                     // of a strip
-  float *strip_grad_memory_, *turned_grad_, *turned_value_;
+  Word *query_memory_, *grad_memory_, *value_memory_;  // rows of a block
+  Word *query_pairs_, *grad_pairs_;
+  Word *key_memory_, *key_pairs_, *turned_key_;  // of a strip
+  Word *strip_memory_, *strip_grad_pairs_, *turned_grad_, *turned_value_;
+  Word* pairs_;                     // of weights
   float *scores_, *forth_, *back_;  // [at_once, score_pitch]
   float* own_sums_;                 // of a set that is one block
   // rows, in that memory unless they lay so
-  const float *query_ = nullptr, *grad_ = nullptr, *value_ = nullptr;
-  const float *key_ = nullptr, *strip_grad_ = nullptr;
+  const Word *query_ = nullptr, *grad_ = nullptr, *value_ = nullptr;
+  // paired
+  const Word *own_query_ = nullptr, *own_grad_ = nullptr, *key_ = nullptr, *strip_grad_ = nullptr;
 };
 
 void run_rounds(Context& context) {

@@ -101,19 +101,24 @@ void weigh_columns(float* scores, int64_t count, int64_t width, float scale, con
 template <typename T>
 class Forward {
  public:
+  using Word = typename WordFor<T>::type;
+
   explicit Forward(const Context& context)
       : context_(context),
         call_(context.call),
         depth_(call_.query.channels),
         channels_(call_.value.channels),
         scratch_(bytes()),
-        query_memory_(scratch_.take<float>(most_block * row_pitch(depth_))),
-        own_value_(scratch_.take<float>(most_block * row_pitch(channels_))),
-        key_memory_(scratch_.take<float>(strip * row_pitch(depth_))),
-        turned_(scratch_.take<float>(turned_size(strip, depth_))),
-        value_memory_(scratch_.take<float>(strip * row_pitch(channels_))),
+        query_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(depth_))),
+        sums_(scratch_.take<float>(most_block * row_pitch(channels_))),
+        own_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, channels_))),
+        key_memory_(scratch_.take<Word>(strip * left_pitch<Word>(depth_))),
+        turned_(scratch_.take<Word>(turned_size<Word>(strip, depth_))),
+        value_memory_(scratch_.take<Word>(strip * left_pitch<Word>(channels_))),
+        value_pairs_(scratch_.take<Word>(paired_size<Word>(strip, channels_))),
         scores_(scratch_.take<float>(at_once * score_pitch)),
         weights_(scratch_.take<float>(at_once * score_pitch)),
+        pairs_(scratch_.take<Word>(weights_size<Word>)),
         statistics_(scratch_.take<float>(2 * most_block)) {}
 
   explicit operator bool() const { return (bool)scratch_; }
@@ -125,7 +130,7 @@ class Forward {
       const int64_t rest = context_.pixels - first;
       const int64_t wanted = end - begin < rest ? end - begin : rest;
       const int64_t count = part(wanted, parts_of(wanted, most_block), 0).count;
-      const Sums sums{own_value_, statistics_, statistics_ + most_block};
+      const Sums sums{sums_, statistics_, statistics_ + most_block};
       clear(sums, count);
       load_queries(set, {first, count});
       for_each_strip(set, {0, context_.pixels},
@@ -141,7 +146,9 @@ class Forward {
     const Range own = range(pair.a);
     const Sums mine = sums_of(set, pair.a), theirs = sums_of(set, pair.b);
     load_queries(set, own);
-    gather<T>(call_.value, call_.sets, set, own, own_value_);
+    Word* const value = (Word*)sums_;  // which has room for rows, and is not needed here
+    gather<T>(call_.value, call_.sets, set, own, value);
+    own_value_ = paired(value, own.count, channels_, own_pairs_);
     const Range others = range(pair.b);
     for_each_strip(set, others, [&](Range at) {
       const int64_t first = at.begin - others.begin;
@@ -183,7 +190,8 @@ class Forward {
       Range at = part(pixels.count, strips, s, panel);
       at.begin += pixels.begin;
       turn(rows_of<T>(call_.key, call_.sets, set, at, key_memory_), at.count, depth_, turned_);
-      value_ = rows_of<T>(call_.value, call_.sets, set, at, value_memory_);
+      value_ = paired(rows_of<T>(call_.value, call_.sets, set, at, value_memory_), at.count,
+                      channels_, value_pairs_);
       visit(at);
     }
   }
@@ -192,17 +200,17 @@ class Forward {
   void meet(int64_t count, const Sums& mine, int64_t width, const Sums* theirs) {
     const int64_t pitch = row_pitch(channels_), parts = parts_of(count, at_once);
     for (int64_t p = 0; p < parts; ++p) {
-      const Range rows = part(count, parts, p);
+      const Range rows = part(count, parts, p, per_word<Word>);
       const Sums sums{mine.out + rows.begin * pitch, mine.greatest + rows.begin,
                       mine.total + rows.begin};
-      scores_of(query_ + rows.begin * row_pitch(depth_), rows.count, depth_, turned_, width,
+      scores_of(query_ + rows.begin * left_pitch<Word>(depth_), rows.count, depth_, turned_, width,
                 scores_);
       weigh_rows(scores_, rows.count, width, call_.scale, sums, channels_, weights_);
-      add_rows(weights_, rows.count, value_, width, channels_, sums.out);
+      add_rows(weights_, rows.count, value_, width, channels_, sums.out, pairs_);
       if (theirs) {
         weigh_columns(scores_, rows.count, width, call_.scale, *theirs, channels_);
-        add_columns(scores_, width, own_value_ + rows.begin * pitch, rows.count, channels_,
-                    theirs->out);
+        add_columns(scores_, width, own_value_ + rows.begin / per_word<Word> * pitch, rows.count,
+                    channels_, theirs->out, pairs_);
       }
     }
   }
@@ -219,24 +227,27 @@ class Forward {
   }
 
   int64_t bytes() const {
-    return 4 * (row_pitch(depth_) * (most_block + strip) + turned_size(strip, depth_) +
-                row_pitch(channels_) * (most_block + strip) + 2 * at_once * score_pitch +
-                2 * most_block) +
-           8 * 64;
+    return 4 * (left_pitch<Word>(depth_) * (most_block + strip) + turned_size<Word>(strip, depth_) +
+                row_pitch(channels_) * most_block + left_pitch<Word>(channels_) * strip +
+                paired_size<Word>(most_block, channels_) + paired_size<Word>(strip, channels_) +
+                2 * at_once * score_pitch + weights_size<Word> + 2 * most_block) +
+           11 * 64;
   }
 
   const Context& context_;
   const Attention& call_;
   const int64_t depth_, channels_;  // D, Dv
   Scratch scratch_;
-  float* query_memory_;       // [most_block, row_pitch(D)]
-  float* own_value_;          // [most_block, row_pitch(Dv)]; without pairs, the sums of the queries
-  float* key_memory_;         // [strip, row_pitch(D)]
-  float* turned_;             // the same, turned
-  float* value_memory_;       // [strip, row_pitch(Dv)]
-  float *scores_, *weights_;  // [at_once, score_pitch]
-  float* statistics_;         // [2, most_block]
-  const float *query_ = nullptr, *value_ = nullptr;  // rows, in that memory unless they lay so
+  Word* query_memory_;                 // rows of a block
+  float* sums_;                        // of the queries, [most_block, row_pitch(Dv)]
+  Word* own_pairs_;                    // of a block
+  Word *key_memory_, *turned_;         // rows of a strip
+  Word *value_memory_, *value_pairs_;  // of a strip
+  float *scores_, *weights_;           // [at_once, score_pitch]
+  Word* pairs_;                        // of weights
+  float* statistics_;                  // [2, most_block]
+  const Word* query_ = nullptr;        // rows, in that memory unless they lay so
+  const Word *own_value_ = nullptr, *value_ = nullptr;  // paired
 };
 
 bool run_pairs(Context& context) {
