@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.emulator import build, operators
-from tests.emulator.kernels import Kernels
+from tests.emulator.kernels import SHARED_LIMITS, Kernels
 from tests.emulator.mutants import Mutant
 
 OPERATORS = operators.names()
@@ -28,14 +28,14 @@ def test_every_operator_has_cases() -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_values_in_any_order_of_threads(operator: str, seed: int) -> None:
-    run_here("plain", operator, seed)
+@pytest.mark.parametrize(("seed", "architecture"), list(enumerate(SHARED_LIMITS)))
+def test_values_in_any_order_of_threads(operator: str, seed: int, architecture: str) -> None:
+    run_here("plain", operator, seed, architecture)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_no_races(operator: str) -> None:
-    run_here("race", operator, 0)
+    run_here("race", operator, 0, "8.6")
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -80,8 +80,8 @@ def test_mutant_is_caught(operator: str, mutant: Mutant) -> None:
     assert re.search(mutant.report, output), output
 
 
-def run_here(mode: str, operator: str, seed: int) -> None:
-    operators.module(operator).check(Kernels(str(build.library(mode)), seed))
+def run_here(mode: str, operator: str, seed: int, architecture: str) -> None:
+    operators.module(operator).check(Kernels(str(build.library(mode)), seed, architecture))
 
 
 def run_apart(mode: str, operator: str, library: os.PathLike) -> subprocess.CompletedProcess:

@@ -108,6 +108,11 @@ def inplace_abn(batch, channels, classes, size, dtype, layout, **options):
     return Call(function, [x, 0.5 + weight.view(-1).abs(), bias.view(-1)], 3)
 
 
+def inplace_abn_of_many_channels(batch, channels, classes, size, dtype, layout, **options):
+    """More channels than a GPU has multiprocessors, whose pixels are neighbours."""
+    return inplace_abn(batch, max(channels, 256), classes, size, dtype, "contiguous", **options)
+
+
 def upsample_argmax(batch, channels, classes, size, dtype, layout):
     logits = map_(batch, classes, size, dtype, layout, spread=3)
     large = tuple(8 * (length - 1) + 1 for length in size)
@@ -141,6 +146,7 @@ DIFFERENTIABLE = {
         upsample_cross_entropy, label_smoothing=0.1, align_corners=False, reduction="none"
     ),
     "inplace_abn": functools.partial(inplace_abn, keep="input"),
+    "inplace_abn of many channels": functools.partial(inplace_abn_of_many_channels, keep="input"),
 }
 DISCRETE = {"upsample_argmax": upsample_argmax, "confusion_matrix": confusion_matrix}
 ALL = DIFFERENTIABLE | DISCRETE

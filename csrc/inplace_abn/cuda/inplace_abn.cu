@@ -7,6 +7,7 @@
 // The coefficients of the channels of a block are computed once, by a thread each.
 #include "inplace_abn/cuda/inplace_abn.h"
 
+#include "inplace_abn/cuda/values.cuh"
 #include "inplace_abn/cuda/walk.cuh"
 
 namespace openseg {
@@ -130,44 +131,18 @@ struct ForwardCall {
   Split split;
 };
 
-constexpr int forward_kinds = 3;  // y = (x - c₀) c₁ + c₂
-
-// c₀ is near x, where x - c₀ is exact; what rounding it to float32 took away is in c₂.
-__device__ void find_forward(const double* statistics, const float* affine, float eps,
-                             int64_t channels, int64_t channel, bool with_bias,
-                             float (&to)[forward_kinds]) {
-  const double mean = statistics[channel];
-  const double scale = affine[channel] / sqrt(statistics[channels + channel] + (double)eps);
-  to[0] = (float)mean;
-  to[1] = (float)scale;
-  to[2] = (float)(((double)to[0] - mean) * scale + (with_bias ? affine[channels + channel] : 0.0f));
-}
-
-__device__ float activate(Activation activation, float parameter, float y) {
-  if (activation == Activation::elu) {
-    return y > 0 ? y : parameter * (exp_fast(y) - 1.0f);
-  }
-  if (activation == Activation::relu) {
-    return y < 0 ? 0.0f : y;
-  }
-  return y > 0 ? y : y * parameter;
-}
-
 template <typename T, int width>
 __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) {
   SharedMemory shared;
   float* const found = shared.take<float>(forward_kinds * width * call.split.lanes);
   const InPlaceAbn& abn = call.abn;
   const Place<width> place(call.split, abn.x);
-  find_for_block<forward_kinds, width>(
-      call.split, abn.x, found, [&](int64_t channel, float (&to)[forward_kinds]) {
-        find_forward(abn.statistics, abn.affine, abn.eps, abn.x.channels, channel, true, to);
-      });
+  find_for_block<forward_kinds>(abn, abn.x.channels, call.split.lanes * width, found);
   if (!place.inside) {
     return;
   }
   float c[forward_kinds][width];
-  take_own(call.split, place, found, c);
+  take_own(call.split.lanes * width, place.lane * width, found, c);
   const Column<T, width> x(abn.x, place);
   const Column<T, width> z(abn.z, place);
   for (int64_t first = place.first; first < place.end; first += batch<width> * place.rows) {
@@ -197,89 +172,6 @@ struct BackwardCall {
   float* partials;
   float inverse;  // 1 / parameter
 };
-
-// What recovers y from what was kept, then dx = c₄ dy + c₅ (y - bias) + c₆.
-//   from the output: bias, the greatest |y - bias|
-//   from the input:  y - bias = (x - c₀) c₁ + c₂, bias
-constexpr int recovery_kinds = 4;
-constexpr int backward_kinds = recovery_kinds + 3;
-
-template <int kinds>
-__device__ void find_backward(const InPlaceAbnBackward& abn, int64_t channel, float (&to)[kinds]) {
-  const int64_t channels = abn.kept.channels;
-  const double count = abn.statistics[2 * channels + channel];
-  const double gain = abn.affine[channel];
-  const float bias = abn.affine[channels + channel];
-  if (abn.kept_input) {
-    float recovery[forward_kinds];
-    find_forward(abn.statistics, abn.affine, abn.eps, channels, channel, false, recovery);
-    to[0] = recovery[0];
-    to[1] = recovery[1];
-    to[2] = recovery[2];
-    to[3] = bias;
-  } else {
-    // No normalised value is further out; a rounded output may say so.
-    to[0] = bias;
-    to[1] = (float)(gain * sqrt(count > 1 ? count - 1 : 0));
-    to[2] = to[3] = 0;
-  }
-  if constexpr (kinds == backward_kinds) {
-    const double inverse = 1 / sqrt(abn.statistics[channels + channel] + (double)abn.eps);
-    to[4] = (float)(gain * inverse);
-    to[5] = (float)(-inverse * abn.sums[channels + channel] / (gain * count));
-    to[6] = (float)(-inverse * gain * abn.sums[channel] / count);
-  }
-}
-
-struct Recovered {
-  float grad;      // of y
-  float centered;  // y - bias
-};
-
-// The step between numbers just above -1.
-__device__ inline float step_above_minus_one(float) {
-  return 0x1p-24f;
-}
-__device__ inline float step_above_minus_one(bfloat16) {
-  return 0x1p-8f;
-}
-__device__ inline float step_above_minus_one(float16) {
-  return 0x1p-11f;
-}
-
-// The numbers of channel v of a thread; where y is 0, the gradient is that of its negative side.
-template <typename T, int kinds, int width>
-__device__ Recovered recover(const BackwardCall& call, float grad, T stored,
-                             const float (&c)[kinds][width], int v) {
-  const InPlaceAbnBackward& abn = call.abn;
-  const float kept = to_float(stored);
-  const float p = abn.parameter;
-  if (abn.kept_input) {
-    const float centered = (kept - c[0][v]) * c[1][v] + c[2][v];
-    const float y = centered + c[3][v];
-    if (y > 0) {
-      return {grad, centered};
-    }
-    if (abn.activation == Activation::relu) {
-      return {0, centered};
-    }
-    return {grad * (abn.activation == Activation::elu ? p * exp_fast(y) : p), centered};
-  }
-  float y = kept;
-  if (abn.activation == Activation::elu) {
-    const float ratio = kept * call.inverse;
-    const float lowest = step_above_minus_one(stored) - 1.0f;
-    y = kept > 0 ? kept : log_fast((ratio < lowest ? lowest : ratio) + 1.0f);
-    grad *= kept > 0 ? 1.0f : kept + p;
-  } else {
-    y = kept > 0 ? kept : kept * call.inverse;
-    grad *= kept > 0 ? 1.0f : p;
-  }
-  const float centered = y - c[0][v];
-  const float most = c[1][v];
-  // Written so that NaN stays NaN.
-  return {grad, centered > most ? most : centered < -most ? -most : centered};
-}
 
 // body(pixel, gradients, kept) for every pixel of a thread.
 template <typename T, int width, typename Body>
@@ -312,17 +204,16 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   float* const tree = shared.take<float>(2 * width * threads);
   const InPlaceAbnBackward& abn = call.abn;
   const Place<width> place(call.split, abn.kept);
-  find_for_block<recovery_kinds, width>(
-      call.split, abn.kept, found,
-      [&](int64_t channel, float (&to)[recovery_kinds]) { find_backward(abn, channel, to); });
+  find_for_block<recovery_kinds>(abn, abn.kept.channels, call.split.lanes * width, found);
   float sums[2 * width] = {};
   if (place.inside) {
     float c[recovery_kinds][width];
-    take_own(call.split, place, found, c);
+    take_own(call.split.lanes * width, place.lane * width, found, c);
     for_pixels<T>(abn, place, [&](int64_t, const auto& grads, const auto& kept) {
 #pragma unroll
       for (int v = 0; v < width; ++v) {
-        const Recovered value = recover(call, to_float(grads.values[v]), kept.values[v], c, v);
+        const Recovered value =
+            recover(abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
         sums[v] += value.grad;
         sums[width + v] += value.grad * value.centered;
       }
@@ -370,20 +261,19 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
   float* const found = shared.take<float>(backward_kinds * width * call.split.lanes);
   const InPlaceAbnBackward& abn = call.abn;
   const Place<width> place(call.split, abn.kept);
-  find_for_block<backward_kinds, width>(
-      call.split, abn.kept, found,
-      [&](int64_t channel, float (&to)[backward_kinds]) { find_backward(abn, channel, to); });
+  find_for_block<backward_kinds>(abn, abn.kept.channels, call.split.lanes * width, found);
   if (!place.inside) {
     return;
   }
   float c[backward_kinds][width];
-  take_own(call.split, place, found, c);
+  take_own(call.split.lanes * width, place.lane * width, found, c);
   const Column<T, width> grad_x(abn.grad_x, place);
   for_pixels<T>(abn, place, [&](int64_t pixel, const auto& grads, const auto& kept) {
     Vector<T, width> result;
 #pragma unroll
     for (int v = 0; v < width; ++v) {
-      const Recovered value = recover(call, to_float(grads.values[v]), kept.values[v], c, v);
+      const Recovered value =
+          recover(abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
       store(&result.values[v], c[4][v] * value.grad + c[5][v] * value.centered + c[6][v]);
     }
     grad_x[pixel] = result;
@@ -450,6 +340,9 @@ void inplace_abn_statistics_cuda(const Map& x, double* statistics, float* partia
 }
 
 void inplace_abn_cuda(const InPlaceAbn& abn, float* partials, void* stream) {
+  if (!abn.known && inplace_abn_whole_cuda(abn, stream)) {
+    return;
+  }
   find_statistics(abn.x, abn.known, abn.statistics, partials, stream);
   OPENSEG_DISPATCH_FLOATING(abn.x.dtype, {
     const bool wide = in_vectors<scalar_t>(abn.x, abn.z);
@@ -466,6 +359,9 @@ void inplace_abn_backward_sums_cuda(const InPlaceAbnBackward& abn, float* partia
 }
 
 void inplace_abn_backward_cuda(const InPlaceAbnBackward& abn, float* partials, void* stream) {
+  if (!abn.known && inplace_abn_backward_whole_cuda(abn, stream)) {
+    return;
+  }
   BackwardCall call = call_of(abn, partials);
   find_sums(call, stream);
   OPENSEG_DISPATCH_FLOATING(abn.kept.dtype, {

@@ -13,4 +13,9 @@ void inplace_abn_statistics_cuda(const Map& x, double* statistics, float* partia
 void inplace_abn_backward_cuda(const InPlaceAbnBackward& call, float* partials, void* stream);
 void inplace_abn_backward_sums_cuda(const InPlaceAbnBackward& call, float* partials, void* stream);
 
+// The same by one read of each value; false, with nothing enqueued, where channels do not fit into
+// shared memory. `known` is null.
+bool inplace_abn_whole_cuda(const InPlaceAbn& call, void* stream);
+bool inplace_abn_backward_whole_cuda(const InPlaceAbnBackward& call, void* stream);
+
 }  // namespace openseg

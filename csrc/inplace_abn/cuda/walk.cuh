@@ -88,34 +88,6 @@ __device__ void add_rows(float (&sums)[count], float* tree, const Place<width>& 
   }
 }
 
-// Numbers of the channels of a block, [kinds, lanes * width], that a thread each finds.
-template <int kinds, int width, typename Find>
-__device__ void find_for_block(const Split& split, const Map& map, float* found, const Find& find) {
-  const int channels = split.lanes * width;
-  const int64_t channel = (int64_t)blockIdx.y * channels + threadIdx.x;
-  if ((int)threadIdx.x < channels && channel < map.channels) {
-    float values[kinds];
-    find(channel, values);
-#pragma unroll
-    for (int kind = 0; kind < kinds; ++kind) {
-      found[kind * channels + threadIdx.x] = values[kind];
-    }
-  }
-  sync_block();
-}
-
-template <int kinds, int width>
-__device__ void take_own(const Split& split, const Place<width>& place, const float* found,
-                         float (&own)[kinds][width]) {
-#pragma unroll
-  for (int kind = 0; kind < kinds; ++kind) {
-#pragma unroll
-    for (int v = 0; v < width; ++v) {
-      own[kind][v] = found[(kind * split.lanes + place.lane) * width + v];
-    }
-  }
-}
-
 // Slabs do not depend on the width of vectors.
 inline Split split_of(const Map& map, int width = 1) {
   const bool along_channels = channels_are_neighbours(map);

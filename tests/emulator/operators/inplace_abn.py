@@ -23,34 +23,41 @@ def check(kernels: Kernels) -> None:
         for _ in range(2):
             # Every fifth of 36 kinds, so that each value meets many shapes.
             next(itertools.islice(kinds, 4, None))
-            compare(kernels, shape, channels_last, *next(kinds))
+            kind = next(kinds)
+            compare(kernels, shape, channels_last, *kind)
+            if not channels_last:
+                compare(kernels, shape, channels_last, *kind, aside=True)
     # Several slabs of one image, where a thread has many pixels.
     compare(kernels, (1, 1, 67, 67), False, "bfloat16", "leaky_relu", True, False)
     compare(kernels, (1, 8, 20, 40), True, "bfloat16", "elu", True, False)
+    # Several vectors for a thread of a block that has a channel, and channels that fit into the
+    # shared memory of some architectures: z on 8.0, z and its gradient on 9.0.
+    compare(kernels, (2, 2, 47, 47), False, "bfloat16", "elu", True, False)
+    compare(kernels, (1, 2, 160, 160), False, "float32", "leaky_relu", True, False)
+    overwrite(kernels)
     # Ten steps of float32, and a first value that is no measure of the others.
-    x = 1e4 + 1e-2 * np.random.default_rng(0).normal(size=(1, 1, 70, 60))
-    x[0, 0, 0, 0] += 3
-    call = Call(x.astype(np.float32), "float32", False, "leaky_relu", 1.0)
-    _, statistics = call.forward(kernels, None)
-    exact = call.x.astype(np.float64)
-    assert np.allclose(
-        statistics, [[exact.mean()], [exact.var()], [x.size]], rtol=[[1e-9], [1e-3], [0]]
-    )
+    x = 1e4 + 1e-2 * np.random.default_rng(0).normal(size=(1, 2, 70, 60))
+    x[0, :, 0, 0] += 3
+    for channels in (1, 2):  # one is too few for a block to take a channel
+        call = Call(x[:, :channels].astype(np.float32), "float32", False, "leaky_relu", 1.0)
+        _, statistics = call.forward(kernels, None)
+        exact = call.x.astype(np.float64)
+        expected = exact.mean((0, 2, 3)), exact.var((0, 2, 3)), np.full(channels, 70 * 60)
+        assert np.allclose(statistics, expected, rtol=[[1e-9], [1e-3], [0]])
     # ELU that has run out of digits, and an output that is further out than any value.
     z = np.array([-1.0, 1e30, 0.5, -0.5]).reshape(1, 1, 2, 2)
     call = Call(z, "bfloat16", False, "elu", 1.0)
     statistics = np.array([[0.0], [1.0], [4.0]])
-    grad, sums = call.backward(kernels, np.ones(z.shape), z, statistics, kept_input=False)
-    assert np.isfinite(grad).all()
-    assert np.isfinite(sums).all()
+    for found in call.backward(kernels, np.ones(z.shape), z, statistics, kept_input=False):
+        assert np.isfinite(found).all()
 
 
 class Call:
-    """One map and its channels' gain and bias."""
+    """One map and its channels' gain and bias; results may lie one element aside of the map."""
 
-    def __init__(self, x, dtype, channels_last, activation, parameter, seed=0):
+    def __init__(self, x, dtype, channels_last, activation, parameter, seed=0, aside=False):
         random = np.random.default_rng(seed)
-        self.dtype, self.channels_last = dtype, channels_last
+        self.dtype, self.channels_last, self.aside = dtype, channels_last, aside
         self.x = self.stored(x)
         self.channels = x.shape[1]
         gain, bias = random.random(self.channels) + 0.3, random.normal(size=self.channels)
@@ -68,9 +75,15 @@ class Call:
     def map(self, array):
         return arrays.map_of(array, self.dtype)
 
-    def forward(self, kernels, known):
+    def result(self):
+        array = arrays.filled_with_nan(self.x.shape, self.dtype, self.channels_last)
+        if not self.aside:
+            return array
+        return np.append(array.ravel()[:1], array)[1:].reshape(array.shape)
+
+    def forward(self, kernels, known, z=None):
         """The result, and the statistics."""
-        z = arrays.filled_with_nan(self.x.shape, self.dtype, self.channels_last)
+        z = self.result() if z is None else z
         statistics = np.full((3, self.channels), np.nan)
         call = {"x": self.map(self.x), "z": self.map(z), "known": known, **self.function}
         call["statistics"] = statistics
@@ -78,8 +91,8 @@ class Call:
         return arrays.decode(z, self.dtype), statistics
 
     def backward(self, kernels, grad, kept, statistics, kept_input, known=None):
-        """The gradient of x, and the sums."""
-        grad_x = arrays.filled_with_nan(self.x.shape, self.dtype, self.channels_last)
+        """The gradient of x, the sums, and those that are found without it."""
+        grad_x = self.result()
         sums = np.full((2, self.channels), np.nan)
         grad, kept = self.stored(grad), self.stored(kept)
         call = {
@@ -96,17 +109,25 @@ class Call:
         sums_alone = np.full((2, self.channels), np.nan)
         call |= {"sums": sums_alone, "known": None}
         kernels.call("inplace_abn_backward_sums", "inplace_abn", InPlaceAbnBackward=call)
-        assert known is not None or np.array_equal(sums, sums_alone, equal_nan=True)
-        return arrays.decode(grad_x, self.dtype), sums
+        return arrays.decode(grad_x, self.dtype), sums, sums_alone
 
 
-def compare(kernels, shape, channels_last, dtype, activation, training, keep_input):
+def overwrite(kernels):
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 7))
+    call = Call(x, "float16", False, "leaky_relu", 0.25)
+    z, statistics = call.forward(kernels, None)
+    same_z, same_statistics = call.forward(kernels, None, z=call.x)
+    assert np.array_equal(z, same_z)
+    assert np.array_equal(statistics, same_statistics)
+
+
+def compare(kernels, shape, channels_last, dtype, activation, training, keep_input, aside=False):
     random = np.random.default_rng(sum(shape))
     keep_input = keep_input or activation == "relu"
     parameter = {"leaky_relu": 0.25, "relu": 0.0, "elu": 1.5}[activation]
     offset = random.normal(size=(shape[1], 1, 1)) * 3
     x = random.normal(size=shape) * (1 + random.random((shape[1], 1, 1))) + offset
-    call = Call(x, dtype, channels_last, activation, parameter)
+    call = Call(x, dtype, channels_last, activation, parameter, aside=aside)
     exact_x = arrays.decode(call.x, dtype)
     axes, count = (0, 2, 3), shape[0] * shape[2] * shape[3]
     known = (
@@ -140,11 +161,11 @@ def compare(kernels, shape, channels_last, dtype, activation, training, keep_inp
         most = gain * np.sqrt(count - 1)
         centered = np.clip(centered, -most, most)
     dy = grad * slope
-    grad_x, sums = call.backward(kernels, grad, kept, expected, keep_input)
+    grad_x, *sums = call.backward(kernels, grad, kept, expected, keep_input)
     exact_sums = np.stack([dy.sum(axes), (dy * centered).sum(axes)])
     size = np.abs(dy * centered).sum(axes).max() + np.abs(dy).sum(axes).max()
     assert np.abs(sums - exact_sums).max() <= 1e-5 * size
-    twice, same_sums = call.backward(kernels, grad, kept, expected, keep_input, 2 * exact_sums)
+    twice, same_sums, _ = call.backward(kernels, grad, kept, expected, keep_input, 2 * exact_sums)
     assert np.array_equal(same_sums, 2 * exact_sums)
     for found, factor in ((grad_x, 1), (twice, 2)):
         total, product = factor * exact_sums[:, :, None, None]
@@ -175,6 +196,7 @@ def inverted(z, activation, parameter, dtype):
     return np.where(z > 0, z, lower[0]), np.where(z > 0, 1, lower[1])
 
 
+WHOLE = "inplace_abn/cuda/whole_channels.cu"
 MUTANTS = [
     Mutant(
         "sums read before they are there",
@@ -224,6 +246,7 @@ MUTANTS = [
         VALUES,
         "grad *= kept > 0 ? 1.0f : p;",
         "grad *= 1.0f;",
+        "inplace_abn/cuda/values.cuh",
     ),
     Mutant(
         "no limit for outputs of few digits",
@@ -231,6 +254,7 @@ MUTANTS = [
         VALUES,
         "centered > most ? most : centered < -most ? -most : centered",
         "most > 0 ? centered : 0",
+        "inplace_abn/cuda/values.cuh",
     ),
     Mutant(
         "logarithm of zero",
@@ -238,6 +262,7 @@ MUTANTS = [
         VALUES,
         "(ratio < lowest ? lowest : ratio)",
         "ratio + 0 * lowest",
+        "inplace_abn/cuda/values.cuh",
     ),
     Mutant(
         "too little shared memory",
@@ -245,5 +270,61 @@ MUTANTS = [
         "more shared memory is taken",
         "found_bytes(recovery_kinds, split.split, width) + tree_bytes(width)",
         "tree_bytes(width)",
+    ),
+    Mutant(
+        "sums of warps overwritten while others read them",
+        "race",
+        RACE_WRITE,
+        "block_sum(squares, memory.warps[2])",
+        "block_sum(squares, memory.warps[1])",
+        WHOLE,
+    ),
+    Mutant(
+        "copies that nothing waits for",
+        "plain",
+        "copies under way",
+        "commit_copies();\n  wait_for_copies<0>();",
+        "commit_copies();",
+        WHOLE,
+    ),
+    Mutant(
+        "read beyond the ends of a row",
+        "asan",
+        ASAN,
+        "holds(v) ? row_[first_ + v] : T{}",
+        "row_[first_ + v]",
+        WHOLE,
+    ),
+    Mutant(
+        "write beyond the ends of a row",
+        "asan",
+        ASAN,
+        "if (holds(v)) {",
+        "if (pixels_ > 0) {",
+        WHOLE,
+    ),
+    Mutant(
+        "what lies beside a row counted in the variance",
+        "plain",
+        VALUES,
+        "chunk.holds(v) ? to_float(x.values[v]) - shift : 0.0f",
+        "chunk.holds(0) || true ? to_float(x.values[v]) - shift : 0.0f",
+        WHOLE,
+    ),
+    Mutant(
+        "rows that start elsewhere in 16 bytes",
+        "plain",
+        VALUES,
+        "((uintptr_t)one.data - (uintptr_t)other.data) % 16 == 0",
+        "one.data != nullptr",
+        WHOLE,
+    ),
+    Mutant(
+        "channels larger than shared memory",
+        "plain",
+        "the architecture has",
+        "most = shared_memory_limit();",
+        "most = 227 << 10;",
+        WHOLE,
     ),
 ]
