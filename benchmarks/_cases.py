@@ -20,6 +20,33 @@ class WrongResultError(RuntimeError):
 
 
 @dataclass
+class Floors:
+    """What the machine does a second, with the threads of the run."""
+
+    bandwidth: float  # bytes of a copy, read and written
+    products: dict[torch.dtype, float]  # FLOPs
+
+    @classmethod
+    def measured(cls, device: str, dtypes: Iterable[torch.dtype]) -> "Floors":
+        rates = {dtype: _timing.product_rate(device, dtype) for dtype in dtypes}
+        return cls(_timing.copy_bandwidth(device), rates)
+
+    def record(self) -> dict[str, Any]:
+        rates = {str(dtype).removeprefix("torch."): rate for dtype, rate in self.products.items()}
+        return {"copy": self.bandwidth, "products": rates}
+
+    def seconds(self, case: "Case") -> float:
+        products = case.flops / self.products[case.dtype] if case.flops else 0.0
+        return max(case.bytes / self.bandwidth, products)
+
+    def __str__(self) -> str:
+        rates = ", ".join(
+            f"{rate / 1e9:.0f} GFLOP/s {dtype}" for dtype, rate in self.products.items()
+        )
+        return f"copy {self.bandwidth / 1e9:.1f} GB/s, products {rates}"
+
+
+@dataclass
 class Case:
     """One workload: ours, its peers by name, and what any implementation must move and compute."""
 
@@ -29,12 +56,13 @@ class Case:
     check: Callable[[], bool]
     bytes: int  # inputs read once, results written once
     flops: int = 0
+    dtype: torch.dtype = torch.float32  # of the FLOPs
 
 
 def measure(
-    operator: str, case: Case, device: str, floors: tuple[float, float], seconds: Seconds
+    operator: str, case: Case, device: str, floors: Floors, seconds: Seconds
 ) -> dict[str, Any]:
-    """Figures of one case in seconds and bytes; `floors` are bytes and FLOPs a second.
+    """Figures of one case in seconds and bytes.
 
     On a GPU the times are those of a cold cache; "modes" has ours and the peers warm and in a CUDA
     graph too.
@@ -50,7 +78,7 @@ def measure(
         "refused": {},
         "bytes": case.bytes,
         "flops": case.flops,
-        "floor": max(case.bytes / floors[0], case.flops / floors[1]),
+        "floor": floors.seconds(case),
         "peak": _timing.peak_bytes(case.ours, device),
         "peer_peaks": {},
     }
@@ -75,7 +103,7 @@ def report(
     operator: str,
     cases: Iterable[Case],
     device: str,
-    floors: tuple[float, float],
+    floors: Floors,
     seconds: Seconds,
     keep: Callable[[dict[str, Any]], None],
 ) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import _timing
 import torch
 import torch.nn.functional as F
-from _cases import Case, report
+from _cases import Case, Floors, report
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -209,6 +209,7 @@ def cases(name: str, regions: int, dtype_name: str, layout: str, options) -> Ite
             check,
             size,
             flops,
+            dtype,
         )
 
 
@@ -233,11 +234,11 @@ def main() -> None:
     failures = 0
     for threads in [torch.get_num_threads()] if cuda else options.threads:
         torch.set_num_threads(threads)
-        floors = _timing.copy_bandwidth(options.device), _timing.matmul_rate(options.device)
-        state = {"load": os.getloadavg()[0], "copy": floors[0], "matmul": floors[1]}
-        print(f"{machine['device']}, {state}")
+        floors = Floors.measured(options.device, [getattr(torch, name) for name in dtypes])
+        state = {"load": os.getloadavg()[0], **floors.record()}
+        print(f"{machine['device']}, load {state['load']:.1f}, {threads} threads: {floors}")
 
-        def keep(figures: dict[str, Any], state: dict[str, float] = state) -> None:
+        def keep(figures: dict[str, Any], state: dict[str, Any] = state) -> None:
             if options.record:
                 _timing.append({**machine, **state, **figures}, options.record)
 

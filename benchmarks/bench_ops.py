@@ -13,7 +13,7 @@ from typing import Any
 import _timing
 import torch
 import torch.nn.functional as F
-from _cases import Case, report
+from _cases import Case, Floors, report
 
 from openseg import ops
 
@@ -250,14 +250,10 @@ def main() -> None:
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        bandwidth = _timing.copy_bandwidth(arguments.device)
-        rate = _timing.matmul_rate(arguments.device)
-        print(
-            f"{threads} threads: copy {bandwidth / 1e9:.1f} GB/s, matmul {rate / 1e9:.0f} GFLOP/s"
-        )
+        floors = Floors.measured(arguments.device, [torch.float32])
+        print(f"{threads} threads: {floors}")
         for operator in arguments.op or CASES:
             cases = CASES[operator](arguments.device)
-            floors = bandwidth, rate
             failures += report(operator, cases, arguments.device, floors, seconds, keep)
     if failures:
         raise SystemExit(f"{failures} cases fail")
