@@ -113,23 +113,25 @@ void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Wo
   const int64_t pitch = left_pitch<Word>(map.channels);
   const bool neighbours = map.stride_channel == 1;
   const int64_t later = sets.lines > 1 ? sets.stride_line : ahead * sets.stride_column;
-  for_each_run(
-      map, sets, set, pixels, [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
-        const T* from = (const T*)map.data + first;
-        Word* to = rows + at * pitch;
-        if (per_word<Word> == 1 && stride == 1 && !neighbours) {
-          return pack(Matrix<T>{from, count, map.channels, 1, map.stride_channel}, to, pitch);
-        }
-        // a channel at a time where sets do not fill their lines: see
-        // common/pixel_slabs.h for those that do
-        for (int64_t x = 0; x < count; ++x, from += stride, to += pitch) {
-          const T* const next = neighbours ? from + later * map.stride_pixel : from;
-          for (int64_t c = 0; c < round_up(map.channels, panel); c += lanes) {
-            __builtin_prefetch(next + c);
-            store_float((Element*)to + c, channels_of(map, from, c));
-          }
-        }
-      });
+  for_each_run(map, sets, set, pixels,
+               [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
+                 const T* from = (const T*)map.data + first;
+                 Word* to = rows + at * pitch;
+                 if (per_word<Word> == 1 && stride == 1 && !neighbours) {
+                   return pack(Matrix<T>{from, count, map.channels, 1, map.stride_channel,
+                                         ahead * map.stride_channel},
+                               to, pitch);
+                 }
+                 // a channel at a time where sets do not fill their lines: see
+                 // common/pixel_slabs.h for those that do
+                 for (int64_t x = 0; x < count; ++x, from += stride, to += pitch) {
+                   const T* const next = neighbours ? from + later * map.stride_pixel : from;
+                   for (int64_t c = 0; c < round_up(map.channels, panel); c += lanes) {
+                     __builtin_prefetch(next + c);
+                     store_float((Element*)to + c, channels_of(map, from, c));
+                   }
+                 }
+               });
 }
 
 // The same, without a copy where they lie so already.

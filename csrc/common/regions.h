@@ -53,6 +53,7 @@ template <typename T>
 struct Matrix {
   const T* data;
   int64_t rows, columns, stride_row, stride_column;
+  int64_t later = 0;  // from here to what is wanted after it, fetched early; 0: nothing
 
   Matrix transposed() const { return {data, columns, rows, stride_column, stride_row}; }
 };
@@ -61,7 +62,8 @@ struct Matrix {
 template <typename T>
 Matrix<T> pixels_of(const Map& map, int64_t image, int64_t begin, int64_t count) {
   const T* data = (const T*)map.data + image * map.stride_batch + begin * map.stride_pixel;
-  return {data, map.channels, count, map.stride_channel, map.stride_pixel};
+  return {
+      data, map.channels, count, map.stride_channel, map.stride_pixel, block * map.stride_pixel};
 }
 
 template <typename T>
@@ -129,6 +131,16 @@ inline vuint words_of(const T* first, [[maybe_unused]] const T* second) {
     return (vuint)load_float(first);
 }
 
+// Always inline: gcc takes a call that only fetches for one without effect.
+template <typename T>
+__attribute__((always_inline)) inline void fetch_panel(const T* row, int64_t later) {
+  if (later) {
+    for (int64_t x = 0; x < panel; x += 64 / (int64_t)sizeof(T)) {
+      __builtin_prefetch(row + later + x, 0, 2);
+    }
+  }
+}
+
 template <typename Word, typename T>
 void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
   T first_end[lanes], second_end[lanes];
@@ -139,7 +151,8 @@ void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel
     uint32_t* out = to;
     int64_t x = 0;
     for (; paired && x + panel <= from.columns; x += panel, out += panel_pitch) {
-      __builtin_prefetch(first + ahead * from.stride_row + x);
+      fetch_panel(first + x, from.later);
+      fetch_panel(second + x, per_word<Word> == 1 ? 0 : from.later);
       store(out, words_of<Word>(first + x, second + x));
       store(out + lanes, words_of<Word>(first + x + lanes, second + x + lanes));
     }
@@ -166,7 +179,9 @@ void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t pa
     uint32_t* out = to + x / panel * panel_pitch + x % panel;
     int64_t row = 0;
     for (; x + 4 <= from.columns && row + run <= from.rows; row += run, line += run) {
-      __builtin_prefetch(line + (ahead + row / run % 4) * stride);
+      if (from.later) {
+        __builtin_prefetch(line + from.later + row / run % 4 * stride);
+      }
       __m128 a = quad<Word>(line), b = quad<Word>(line + stride);
       __m128 c = quad<Word>(line + 2 * stride), d = quad<Word>(line + 3 * stride);
       _MM_TRANSPOSE4_PS(a, b, c, d);
@@ -377,8 +392,19 @@ void reduce(const float* weights, int64_t regions, const Matrix<T>& map, Word* p
   for (int64_t c = 0; c < map.rows; c += panel) {
     const int64_t width = map.rows - c < panel ? map.rows - c : panel;
     const T* const from = map.data + c * map.stride_row;
-    pack(Matrix<T>{from, map.columns, width, map.stride_column, map.stride_row}, piece, panel);
-    const Operands<Word> in{packed, pitch, piece, panel, 0, depth};
+    const Matrix<T> part{from, map.columns, width, map.stride_column, map.stride_row, map.later};
+    Operands<Word> in{packed, pitch, piece, panel, 0, depth};
+    if (sizeof(T) == sizeof(Word) && per_word<Word> == 1 && map.stride_row == 1 && width == panel) {
+      in.b = (const Word*)from;  // which is the factor already
+      in.pitch_b = map.stride_column;
+      for (int64_t x = map.columns * c / map.rows; x < map.columns * (c + panel) / map.rows; ++x) {
+        for (int64_t i = 0; i < map.rows; i += panel) {
+          fetch_panel(map.data + x * map.stride_column + i, map.later);
+        }
+      }
+    } else {
+      pack(part, piece, panel);
+    }
     multiply<Into::add>(in, regions, panel, sums + c, round_up(map.rows, panel));
   }
 }
