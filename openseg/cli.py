@@ -17,6 +17,9 @@ def run(main: Callable[[], int | None]) -> None:
     the keyboard becomes status 130, and a reader that closed the pipe behind stdout, such as
     `head`, 141. Any other exception is a defect and keeps its traceback.
     """
+    # torch, which reads it at its first allocation, then has large pages for tensors of 2 MiB and
+    # more on a CPU: fresh memory otherwise costs a page fault for each 4 KiB.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         status = _status(main)
         sys.stdout.flush()
