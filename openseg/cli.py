@@ -48,3 +48,12 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
     return int(text)
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """A size in pixels, as the type of an argument."""
+    try:
+        height, width = map(int, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHT,WIDTH in pixels") from None
+    return height, width

@@ -6,11 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from openseg import evaluate, refine, train
-from openseg.engine.checkpoints import read_checkpoint
+from openseg.build.refinement import Refinement
+from openseg.engine.checkpoints import read_checkpoint, save_checkpoint
 from openseg.errors import CheckpointError, ConfigError, DataError, OutputError
+from openseg.models import create_model, refine_labels
 from tests.data import miniature
 
 SMALL = (
@@ -55,6 +59,16 @@ def checkpoint(folder, name):
     return folder / name / "checkpoints" / "last.pt"
 
 
+@pytest.fixture(scope="module")
+def drawn(trained):
+    """The same network with random weights, which finds borders here and there."""
+    contents = read_checkpoint(checkpoint(trained, "segfix"))
+    torch.manual_seed(1)
+    weights = create_model(**contents["model"]).state_dict()
+    save_checkpoint(trained / "drawn.pt", {**contents, "state_dict": weights})
+    return trained / "drawn.pt"
+
+
 def test_it_is_trained_on_borders_and_their_directions(trained):
     records = map(json.loads, (trained / "segfix/metrics.jsonl").read_text().splitlines())
     losses, validation = list(records)
@@ -89,16 +103,18 @@ def test_it_is_evaluated_by_the_data_of_its_run(trained, monkeypatch):
     assert report["mean_iou"] == json.loads(last)["mean_iou"]
 
 
+@pytest.mark.parametrize("slide", [None, "24,32"])
 def test_it_mends_labels_while_they_are_evaluated_as_it_mends_files(
-    trained, monkeypatch, tmp_path, capsys
+    trained, drawn, monkeypatch, tmp_path, capsys, slide
 ):
-    fcn, segfix = checkpoint(trained, "fcn"), checkpoint(trained, "segfix")
-    words = ("--checkpoint", fcn, "--submission")
+    of_evaluate, of_refine = ([], []) if slide is None else (["--segfix-slide", slide],
+                                                             ["--slide", slide])  # fmt: skip
+    words = ("--checkpoint", checkpoint(trained, "fcn"), "--submission")
     run(monkeypatch, evaluate, *words, tmp_path / "plain")
-    run(monkeypatch, evaluate, *words, tmp_path / "mended", "--segfix", segfix)
+    run(monkeypatch, evaluate, *words, tmp_path / "mended", "--segfix", drawn, *of_evaluate)
     images = trained / "cityscapes/leftImg8bit/val/*/*.png"
-    words = ("--checkpoint", segfix, "--labels", tmp_path / "plain", "--output", tmp_path / "files")
-    run(monkeypatch, refine, *words, images)
+    words = ("--checkpoint", drawn, "--labels", tmp_path / "plain", "--output", tmp_path / "files")
+    run(monkeypatch, refine, *words, images, *of_refine)
     assert "2 label maps, " in capsys.readouterr().out
     changed = 0
     for path in (tmp_path / "plain").iterdir():
@@ -110,6 +126,45 @@ def test_it_mends_labels_while_they_are_evaluated_as_it_mends_files(
     assert changed > 0
     with pytest.raises(OutputError, match="there already; --overwrite"):
         run(monkeypatch, refine, *words, images)
+
+
+@pytest.fixture
+def street():
+    """An image of the size of the tree's, and labels that say where they are from."""
+    return miniature.image(7, (40, 60)), torch.arange(2400).view(40, 60)
+
+
+def test_windows_of_it_overlap_by_two_thirds_as_published(drawn, street):
+    image, labels = street
+    refine = Refinement(drawn, "cpu", slide=(24, 33))
+    inputs = torch.from_numpy(refine.normalize(image))[None]
+    total, count = torch.zeros(1, 10, 40, 60), torch.zeros(40, 60)
+    for top in (0, 8, 16):
+        for left in (0, 11, 22, 27):
+            window = np.s_[..., top : top + 24, left : left + 33]
+            with torch.no_grad():
+                output = refine.model(inputs[window])
+            maps = torch.cat([output.main.softmax(1), output.aux["direction"]], 1)
+            total[window] += F.interpolate(maps, (24, 33), mode="bilinear", align_corners=True)
+            count[window] += 1
+    mean = total / count
+    steps = torch.tensor([(0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1)])
+    offsets = steps[mean[:, 2:].argmax(1)] * (mean[:, 1:2] > 0.5).movedim(1, -1)
+    expected = refine_labels(labels[None], offsets.movedim(-1, 1))[0]
+    assert torch.equal(refine(image, labels), expected)
+    assert 0.1 < offsets.any(-1).float().mean() < 0.9
+    whole = Refinement(drawn, "cpu")(image, labels)
+    assert not torch.equal(expected, whole)
+
+
+def test_a_mirrored_pass_exchanges_left_and_right(drawn, street):
+    """With it, the mended labels of a mirrored image are the mirrored ones of the image."""
+    image, labels = street
+    refine = Refinement(drawn, "cpu", flip=True, scale=1)
+    mended, mirrored = refine(image, labels), refine(image[:, ::-1].copy(), labels.flip(1))
+    assert torch.equal(mended, mirrored.flip(1))
+    columns = (mended - labels + 1) % 60 - 1  # -1, 0 or 1 wherever they are from
+    assert {-1, 0, 1} <= set(columns[1:-1, 1:-1].unique().tolist())
 
 
 def test_a_palette_and_deep_ids_stay(trained, monkeypatch, tmp_path):
@@ -131,6 +186,13 @@ def test_a_palette_and_deep_ids_stay(trained, monkeypatch, tmp_path):
     assert colored.getpalette()[:6] == [9, 8, 7, 6, 5, 4]
 
 
+def test_windows_without_segfix_are_refused(trained, monkeypatch, capsys):
+    fcn = checkpoint(trained, "fcn")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, evaluate, "--checkpoint", fcn, "--segfix-slide", "9,9")
+    assert "--segfix-slide: belongs to --segfix FILE" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(trained, monkeypatch, tmp_path):
     fcn, segfix = checkpoint(trained, "fcn"), checkpoint(trained, "segfix")
     images = trained / "cityscapes/leftImg8bit/val/bonn"
@@ -145,6 +207,8 @@ def test_mistakes_are_named(trained, monkeypatch, tmp_path):
         run(monkeypatch, evaluate, "--checkpoint", fcn, "--segfix", fcn)
     with pytest.raises(DataError, match=r"32×24 in mode RGB given, 60×40 as .*one channel"):
         run(monkeypatch, refine, *words, segfix)
+    with pytest.raises(ConfigError, match=r"stride \(1, 3\) must lie in 1\.\.crop_size"):
+        run(monkeypatch, refine, *words, segfix, "--slide", "0,9")
     with pytest.raises(ConfigError, match="device: 'gpu' given, auto, cpu"):
         run(monkeypatch, refine, *words, segfix, "--device", "gpu")
     with pytest.raises(DataError, match="the network has 2 classes and the data set 'cityscapes'"):
