@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from openseg.config import Config, describe, load_config, to_yaml
-from openseg.config.loading import to_plain
+from openseg.config.loading import differences, to_plain
 from openseg.config.schema import fields_of
 from openseg.errors import ConfigError
 
@@ -119,6 +119,14 @@ def test_a_mistake_is_named_with_what_was_expected(word):
     with pytest.raises(ConfigError) as caught:
         load_config(SCENES, [word])
     assert MISTAKES[word] in str(caught.value)
+
+
+def test_differences_from_what_an_earlier_version_saved():
+    config = load_config(SCENES, ["train.lr=0.5", "data.brightness=3"])
+    saved = to_plain(load_config(SCENES, ["run.keep=9"]))
+    del saved["data"]["divisor"], saved["data"]["brightness"]
+    told = ["data.brightness: 3, was 10", f"train.lr: 0.5, was {saved['train']['lr']}"]
+    assert differences(config, saved) == told
 
 
 def test_rules_between_two_options():
