@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from openseg import evaluate, refine, train
+from openseg.build import build_datasets
 from openseg.build.refinement import Refinement
+from openseg.config import load_config
 from openseg.engine.checkpoints import read_checkpoint, save_checkpoint
 from openseg.errors import CheckpointError, ConfigError, DataError, OutputError
 from openseg.models import create_model, refine_labels
@@ -57,6 +59,24 @@ def trained(tmp_path_factory):
 
 def checkpoint(folder, name):
     return folder / name / "checkpoints" / "last.pt"
+
+
+def test_targets_of_instances_are_those_of_their_files_and_kept_apart(trained, tmp_path):
+    root = trained / "cityscapes"
+    instances = np.full((40, 60), 7, dtype=np.uint16)
+    instances[8:32, 10:30], instances[8:32, 30:50] = 26_000, 26_001
+    for path in root.rglob("*_labelIds.png"):
+        miniature.write(path.with_name(path.name.replace("labelIds", "instanceIds")), instances)
+    words = [*SMALL, f"data.root={root}", f"data.offsets={tmp_path}"]
+    train_set, val_set = build_datasets(load_config("cityscapes/segfix_hrnet_w48_inst", words))
+    label, distance, _ = np.moveaxis(train_set.load(1).label, 2, 0)
+    assert distance[20, 27:33].tolist() == [3, 2, 1, 1, 2, 3]
+    assert (distance[:3] == 0).all()
+    assert (label[:3] == 255).all()
+    assert (val_set.load(0).label[20, 27:33] == 1).all()
+    assert (tmp_path / "instances/train/bonn_train_1_leftImg8bit.png").exists()
+    _, of_classes = build_datasets(load_config("cityscapes/segfix_hrnet_w48", words))
+    assert (of_classes.load(0).label[20, 27:33] == 0).all()
 
 
 @pytest.fixture(scope="module")

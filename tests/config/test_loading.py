@@ -102,6 +102,7 @@ MISTAKES = {
     "data.id_map={0: 1}": "data.id_map: {0: 1} given, null unless data.name=folder expected",
     "data.classes=[a]": "data.classes: ['a'] given, null unless data.name=folder expected",
     "data.val_list=x": "data.val_list: 'x' given, null, since scenes are drawn, expected",
+    "data.instances=true": "false unless data.name=cityscapes",
     "data.background=true": "false unless data.name=pascal_context expected",
     "data.name=camvid": "data.root: None given, the folder of camvid expected",
     "val.crop_size=[8, 8]": "null unless val.mode=slide expected",
@@ -130,6 +131,8 @@ def test_differences_from_what_an_earlier_version_saved():
 
 
 def test_rules_between_two_options():
+    with pytest.raises(ConfigError, match=r"false unless data\.name=cityscapes and loss\.main="):
+        load_config("cityscapes/ocrnet_r101", ["data.root=.", "data.instances=true"])
     with pytest.raises(ConfigError, match="deletes the earlier run"):
         load_config(SCENES, ["run.resume=auto", "run.overwrite=true"])
     with pytest.raises(ConfigError, match=r"null beside loss\.class_weights"):
