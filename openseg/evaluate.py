@@ -19,7 +19,7 @@ from openseg.build import (
     load_predictor,
 )
 from openseg.build.refinement import RefinedInference, Refinement
-from openseg.cli import run
+from openseg.cli import height_and_width, run
 from openseg.config import Config, load_config
 from openseg.config.loading import restore_config
 from openseg.data import DatasetInfo, Normalize
@@ -32,6 +32,7 @@ from openseg.engine.progress import show_progress
 from openseg.engine.submission import Submission
 from openseg.errors import ConfigError
 
+_INFERENCE = ("crop_size", "stride", "scales", "flip", "multiple", "combine")  # reported
 _OVERRIDES = """
 overrides are the options of a configuration, such as
   data.root=DIR  data.val_split=test       another folder or split
@@ -55,7 +56,8 @@ def main() -> None:
         transform = build_eval_transform(config, normalize)
         labels_of: LabelsOf = infer
         if options.segfix is not None:
-            labels_of = RefinedInference(infer, Refinement(options.segfix, infer.device), normalize)
+            refine = Refinement(options.segfix, infer.device, options.segfix_slide)
+            labels_of = RefinedInference(infer, refine, normalize)
         save = None
         if options.submission is not None:
             save = Submission(options.submission, dataset.info.label_ids)
@@ -81,16 +83,10 @@ def main() -> None:
             "dataset": dataset.info.name,
             "split": config.data.val_split,
             "images": len(dataset),
-            "mode": config.val.mode,
-            "crop_size": infer.crop_size,
-            "stride": infer.stride,
-            "scales": infer.scales,
-            "flip": infer.flip,
-            "fixed_size": config.val.fixed_size,
-            "min_side": config.val.min_side,
-            "multiple": infer.multiple,
-            "combine": infer.combine,
+            **{name: getattr(config.val, name) for name in ("mode", "fixed_size", "min_side")},
+            **{name: getattr(infer, name) for name in _INFERENCE},
             "segfix": None if options.segfix is None else str(options.segfix),
+            "segfix_slide": options.segfix_slide,
         }
         for path in write_report(metrics, options.output, facts):
             print(path)
@@ -137,8 +133,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--segfix", type=Path, metavar="FILE", help="mend labels near borders by this network"
     )
+    parser.add_argument(
+        "--segfix-slide", type=height_and_width, metavar="H,W",
+        help="overlapping windows for it instead of one pass; published: 512,512",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.segfix_slide is not None and options.segfix is None:
+        parser.error("--segfix-slide: belongs to --segfix FILE, which is not given")
+    return options
 
 
 if __name__ == "__main__":

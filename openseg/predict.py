@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from openseg.build import load_predictor
-from openseg.cli import run
+from openseg.cli import height_and_width, run
 from openseg.engine.prediction import SUFFIXES, Predictor, find_images, predict_files
 from openseg.engine.progress import show_progress
 from openseg.engine.trainer import AMP_DTYPES
@@ -58,12 +58,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     parser.add_argument(
         "--slide",
-        type=_size,
+        type=height_and_width,
         metavar="H,W",
         help="sliding windows of this size instead of one pass",
     )
     parser.add_argument(
-        "--stride", type=_size, metavar="H,W", help="their step; default: no overlap"
+        "--stride", type=height_and_width, metavar="H,W", help="their step; default: no overlap"
     )
     parser.add_argument(
         "--scales", type=_floats, default=(1.0,), metavar="S,S", help="such as 0.5,1,1.5"
@@ -80,14 +80,6 @@ def _kinds(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(SUFFIXES)}")
     return kinds
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = map(int, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHT,WIDTH in pixels") from None
-    return height, width
 
 
 def _floats(text: str) -> tuple[float, ...]:

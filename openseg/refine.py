@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from openseg.build.refinement import Refinement
-from openseg.cli import run
+from openseg.cli import at_least_one, height_and_width, run
 from openseg.data import open_image
 from openseg.data.base import unreadable
 from openseg.engine.files import make_folder, replacing
@@ -36,7 +36,7 @@ def main() -> None:
         )
     if not options.overwrite:
         refuse_existing([options.output / name for name in names])
-    refine = Refinement(options.checkpoint, options.device)
+    refine = Refinement(options.checkpoint, options.device, options.slide, options.scale)
     make_folder(options.output)
     changed = pixels = 0
     with show_progress("refining") as progress:
@@ -84,6 +84,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="of a segfix network")
     parser.add_argument("--labels", required=True, type=Path, metavar="DIR", help="NAME.png each")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument(
+        "--slide", type=height_and_width, metavar="H,W",
+        help="overlapping windows of this size instead of one pass; published: 512,512",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scale", type=at_least_one, default=2, metavar="N",
+        help="pixels from a border to where its label is taken from; published: %(default)s, and 1 "
+        "for masks of instances",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args()

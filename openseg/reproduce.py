@@ -58,14 +58,15 @@ def reproduce(table: dict[str, Any], row: dict[str, Any], options: argparse.Name
     if checkpoint.exists():
         _refuse_another_run(config, checkpoint)
     began = _seconds()
-    _start("openseg.train", options.processes, "--cfg", trained, "run.resume=auto", *overrides)
+    _start(checkpoint, options.processes, "openseg.train",
+           "--cfg", trained, "run.resume=auto", *overrides)  # fmt: skip
     hours = [None if resumed else round((now - then) / 3600, 3)
              for now, then in zip(_seconds(), began, strict=True)]  # fmt: skip
     facts = collect()
     for split, words in table["evaluate"].items():
         output = folder / "evaluation" / f"{name.replace('/', '_')}_{split}"
         asked = ("--checkpoint", str(checkpoint), "--cfg", name, "--output", str(output))
-        _start("openseg.evaluate", options.processes, *asked, *words, *overrides)
+        _start(checkpoint, options.processes, "openseg.evaluate", *asked, *words, *overrides)
         metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
         record = {
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -99,7 +100,7 @@ def _seconds() -> tuple[float, float]:
     return time.monotonic(), sum(os.times()[2:4])
 
 
-def _start(module: str, processes: int, *words: str) -> None:
+def _start(checkpoint: Path, processes: int, module: str, *words: str) -> None:
     command = [sys.executable, "-m"]
     if processes > 1:
         command += ["torch.distributed.run", "--standalone"]
@@ -108,7 +109,8 @@ def _start(module: str, processes: int, *words: str) -> None:
     print(" ".join(command), flush=True)
     status = subprocess.run(command).returncode
     if status:
-        raise TrainingError(f"{module} ended with status {status}; the same command goes on")
+        kept = f"; the row can go on from {checkpoint}" if checkpoint.exists() else ""
+        raise TrainingError(f"{module} ended with status {status}{kept}")
 
 
 def _get(kind: str, known: dict[str, Any], name: str) -> Any:

@@ -216,10 +216,27 @@ def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):
     monkeypatch.setattr(reproduce, "collect", None)
     monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=fail))
     words = "--row", "ade20k/asp_ocrnet_r101_ms", "--processes", 4, f"data.root={tmp_path}"
-    with pytest.raises(TrainingError, match=r"openseg\.train ended with status 2"):
+    with pytest.raises(TrainingError, match=r"openseg\.train ended with status 2$"):
         run_main(monkeypatch, *words)
     (command,) = commands
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m")
     assert command[1:7] == list(launcher)
     trained = ["--cfg", "ade20k/asp_ocrnet_r101", "run.resume=auto", f"data.root={tmp_path}"]
     assert command[7:] == ["openseg.train", *trained]
+
+
+@pytest.mark.parametrize("failing", ["openseg.train", "openseg.evaluate"])
+def test_a_row_that_had_begun_can_go_on(monkeypatch, tmp_path, failing):
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+
+    def save(command):
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+        return SimpleNamespace(returncode=130 if command[2] == failing else 0)
+
+    monkeypatch.setattr(reproduce, "collect", dict)
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=save))
+    words = "--row", "camvid/fcn_r18", f"data.root={tmp_path}", f"run.folder={tmp_path / 'run'}"
+    message = f"{failing} ended with status 130; the row can go on from {checkpoint}"
+    with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
+        run_main(monkeypatch, *words)

@@ -6,11 +6,17 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from openseg import evaluate, refine, train
-from openseg.engine.checkpoints import read_checkpoint
+from openseg.build import build_datasets
+from openseg.build.refinement import Refinement
+from openseg.config import load_config
+from openseg.engine.checkpoints import read_checkpoint, save_checkpoint
 from openseg.errors import CheckpointError, ConfigError, DataError, OutputError
+from openseg.models import create_model, refine_labels
 from tests.data import miniature
 
 SMALL = (
@@ -55,6 +61,34 @@ def checkpoint(folder, name):
     return folder / name / "checkpoints" / "last.pt"
 
 
+def test_targets_of_instances_are_those_of_their_files_and_kept_apart(trained, tmp_path):
+    root = trained / "cityscapes"
+    instances = np.full((40, 60), 7, dtype=np.uint16)
+    instances[8:32, 10:30], instances[8:32, 30:50] = 26_000, 26_001
+    for path in root.rglob("*_labelIds.png"):
+        miniature.write(path.with_name(path.name.replace("labelIds", "instanceIds")), instances)
+    words = [*SMALL, f"data.root={root}", f"data.offsets={tmp_path}"]
+    train_set, val_set = build_datasets(load_config("cityscapes/segfix_hrnet_w48_inst", words))
+    label, distance, _ = np.moveaxis(train_set.load(1).label, 2, 0)
+    assert distance[20, 27:33].tolist() == [3, 2, 1, 1, 2, 3]
+    assert (distance[:3] == 0).all()
+    assert (label[:3] == 255).all()
+    assert (val_set.load(0).label[20, 27:33] == 1).all()
+    assert (tmp_path / "instances/train/bonn_train_1_leftImg8bit.png").exists()
+    _, of_classes = build_datasets(load_config("cityscapes/segfix_hrnet_w48", words))
+    assert (of_classes.load(0).label[20, 27:33] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def drawn(trained):
+    """The same network with random weights, which finds borders here and there."""
+    contents = read_checkpoint(checkpoint(trained, "segfix"))
+    torch.manual_seed(1)
+    weights = create_model(**contents["model"]).state_dict()
+    save_checkpoint(trained / "drawn.pt", {**contents, "state_dict": weights})
+    return trained / "drawn.pt"
+
+
 def test_it_is_trained_on_borders_and_their_directions(trained):
     records = map(json.loads, (trained / "segfix/metrics.jsonl").read_text().splitlines())
     losses, validation = list(records)
@@ -89,16 +123,18 @@ def test_it_is_evaluated_by_the_data_of_its_run(trained, monkeypatch):
     assert report["mean_iou"] == json.loads(last)["mean_iou"]
 
 
+@pytest.mark.parametrize("slide", [None, "24,32"])
 def test_it_mends_labels_while_they_are_evaluated_as_it_mends_files(
-    trained, monkeypatch, tmp_path, capsys
+    trained, drawn, monkeypatch, tmp_path, capsys, slide
 ):
-    fcn, segfix = checkpoint(trained, "fcn"), checkpoint(trained, "segfix")
-    words = ("--checkpoint", fcn, "--submission")
+    of_evaluate, of_refine = ([], []) if slide is None else (["--segfix-slide", slide],
+                                                             ["--slide", slide])  # fmt: skip
+    words = ("--checkpoint", checkpoint(trained, "fcn"), "--submission")
     run(monkeypatch, evaluate, *words, tmp_path / "plain")
-    run(monkeypatch, evaluate, *words, tmp_path / "mended", "--segfix", segfix)
+    run(monkeypatch, evaluate, *words, tmp_path / "mended", "--segfix", drawn, *of_evaluate)
     images = trained / "cityscapes/leftImg8bit/val/*/*.png"
-    words = ("--checkpoint", segfix, "--labels", tmp_path / "plain", "--output", tmp_path / "files")
-    run(monkeypatch, refine, *words, images)
+    words = ("--checkpoint", drawn, "--labels", tmp_path / "plain", "--output", tmp_path / "files")
+    run(monkeypatch, refine, *words, images, *of_refine)
     assert "2 label maps, " in capsys.readouterr().out
     changed = 0
     for path in (tmp_path / "plain").iterdir():
@@ -110,6 +146,45 @@ def test_it_mends_labels_while_they_are_evaluated_as_it_mends_files(
     assert changed > 0
     with pytest.raises(OutputError, match="there already; --overwrite"):
         run(monkeypatch, refine, *words, images)
+
+
+@pytest.fixture
+def street():
+    """An image of the size of the tree's, and labels that say where they are from."""
+    return miniature.image(7, (40, 60)), torch.arange(2400).view(40, 60)
+
+
+def test_windows_of_it_overlap_by_two_thirds_as_published(drawn, street):
+    image, labels = street
+    refine = Refinement(drawn, "cpu", slide=(24, 33))
+    inputs = torch.from_numpy(refine.normalize(image))[None]
+    total, count = torch.zeros(1, 10, 40, 60), torch.zeros(40, 60)
+    for top in (0, 8, 16):
+        for left in (0, 11, 22, 27):
+            window = np.s_[..., top : top + 24, left : left + 33]
+            with torch.no_grad():
+                output = refine.model(inputs[window])
+            maps = torch.cat([output.main.softmax(1), output.aux["direction"]], 1)
+            total[window] += F.interpolate(maps, (24, 33), mode="bilinear", align_corners=True)
+            count[window] += 1
+    mean = total / count
+    steps = torch.tensor([(0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1)])
+    offsets = steps[mean[:, 2:].argmax(1)] * (mean[:, 1:2] > 0.5).movedim(1, -1)
+    expected = refine_labels(labels[None], offsets.movedim(-1, 1))[0]
+    assert torch.equal(refine(image, labels), expected)
+    assert 0.1 < offsets.any(-1).float().mean() < 0.9
+    whole = Refinement(drawn, "cpu")(image, labels)
+    assert not torch.equal(expected, whole)
+
+
+def test_a_mirrored_pass_exchanges_left_and_right(drawn, street):
+    """With it, the mended labels of a mirrored image are the mirrored ones of the image."""
+    image, labels = street
+    refine = Refinement(drawn, "cpu", flip=True, scale=1)
+    mended, mirrored = refine(image, labels), refine(image[:, ::-1].copy(), labels.flip(1))
+    assert torch.equal(mended, mirrored.flip(1))
+    columns = (mended - labels + 1) % 60 - 1  # -1, 0 or 1 wherever they are from
+    assert {-1, 0, 1} <= set(columns[1:-1, 1:-1].unique().tolist())
 
 
 def test_a_palette_and_deep_ids_stay(trained, monkeypatch, tmp_path):
@@ -131,6 +206,13 @@ def test_a_palette_and_deep_ids_stay(trained, monkeypatch, tmp_path):
     assert colored.getpalette()[:6] == [9, 8, 7, 6, 5, 4]
 
 
+def test_windows_without_segfix_are_refused(trained, monkeypatch, capsys):
+    fcn = checkpoint(trained, "fcn")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, evaluate, "--checkpoint", fcn, "--segfix-slide", "9,9")
+    assert "--segfix-slide: belongs to --segfix FILE" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(trained, monkeypatch, tmp_path):
     fcn, segfix = checkpoint(trained, "fcn"), checkpoint(trained, "segfix")
     images = trained / "cityscapes/leftImg8bit/val/bonn"
@@ -145,6 +227,8 @@ def test_mistakes_are_named(trained, monkeypatch, tmp_path):
         run(monkeypatch, evaluate, "--checkpoint", fcn, "--segfix", fcn)
     with pytest.raises(DataError, match=r"32×24 in mode RGB given, 60×40 as .*one channel"):
         run(monkeypatch, refine, *words, segfix)
+    with pytest.raises(ConfigError, match=r"stride \(1, 3\) must lie in 1\.\.crop_size"):
+        run(monkeypatch, refine, *words, segfix, "--slide", "0,9")
     with pytest.raises(ConfigError, match="device: 'gpu' given, auto, cpu"):
         run(monkeypatch, refine, *words, segfix, "--device", "gpu")
     with pytest.raises(DataError, match="the network has 2 classes and the data set 'cityscapes'"):

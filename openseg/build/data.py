@@ -88,8 +88,11 @@ def _as_learned(
     """The set itself, or its borders for SegFix."""
     if "segfix" not in config.loss.main:
         return dataset
-    offsets = config.data.offsets
-    return borders(dataset, None if offsets is None else Path(offsets) / split)
+    folder = None if config.data.offsets is None else Path(config.data.offsets)
+    if not config.data.instances:
+        return borders(dataset, folder and folder / split)
+    assert isinstance(dataset, Cityscapes)  # the checks of the configuration see to it
+    return borders(dataset, folder and folder / "instances" / split, dataset.load_instances)
 
 
 def build_normalize(config: Config) -> Normalize:

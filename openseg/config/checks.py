@@ -75,6 +75,9 @@ def _data_rules(config: Config) -> Iterator[Rule]:
         yield f"data.{name}", value, value is None or files, "null, since scenes are drawn,"
     counted = data.background and data.name != "pascal_context"
     yield "data.background", True, not counted, "false unless data.name=pascal_context"
+    known = data.name == "cityscapes" and "segfix" in config.loss.main
+    expected = "false unless data.name=cityscapes and loss.main={segfix: 1}"
+    yield "data.instances", True, known or not data.instances, expected
     yield "data.scene_size", data.scene_size, min(data.scene_size) >= 32, "at least 32 × 32"
     yield _at_least("data.scene_length", data.scene_length, 1)
     yield _at_least("data.scene_val_length", data.scene_val_length, 1)

@@ -93,14 +93,16 @@ def to_plain(config: Config) -> dict[str, Any]:
 def differences(config: Config, saved: dict[str, Any]) -> list[str]:
     """What differs from a configuration as `to_plain` made it, but for the section `run`.
 
-    One text for each option, such as "train.lr: 0.01, was 0.02".
+    One text for each option, such as "train.lr: 0.01, was 0.02". An option that was not there yet
+    was as its default is.
     """
-    new, old = (
+    default, new, old = (
         {key: value for key, value, _ in _flatten(tree, "", "")}
-        for tree in (to_plain(config), saved)
+        for tree in (to_plain(Config()), to_plain(config), saved)
     )
-    keys = [key for key in new if not key.startswith("run.") and new[key] != old.get(key)]
-    return [f"{key}: {new[key]!r}, was {old.get(key)!r}" for key in keys]
+    old = default | old
+    keys = [key for key in new if not key.startswith("run.") and new[key] != old[key]]
+    return [f"{key}: {new[key]!r}, was {old[key]!r}" for key in keys]
 
 
 def shipped_configs() -> list[str]:

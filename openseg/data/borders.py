@@ -5,6 +5,7 @@ Distances of a large label map take seconds, so they can be kept in a folder.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,11 +26,19 @@ class BorderOffsets:
     `border_offsets`.
 
     folder: where distance and direction are kept once they are computed, as NAME.png.
+    instances: the instance map of an index, integers [H, W] that differ from one instance to the
+        next. With it the borders are theirs, however small an instance is.
     """
 
-    def __init__(self, dataset: Dataset, folder: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        folder: str | Path | None = None,
+        instances: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
         self.dataset = dataset
         self.folder = None if folder is None else Path(folder)
+        self.instances = instances
         self.info = DatasetInfo(dataset.info.name, _CLASSES, _PALETTE, dataset.info.ignore_index)
 
     def __len__(self) -> int:
@@ -42,15 +51,26 @@ class BorderOffsets:
         sample = self.dataset.load(index)
         if sample.label is None:
             return sample
-        offsets = self._offsets(sample.name, sample.label)
+        offsets = self._offsets(index, sample.name, sample.label)
         return sample._replace(label=np.concatenate([sample.label[..., None], offsets], axis=2))
 
-    def _offsets(self, name: str, label: np.ndarray) -> np.ndarray:
+    def _offsets(self, index: int, name: str, label: np.ndarray) -> np.ndarray:
         """Distance and direction, uint8 [H, W, 2]."""
         path = None if self.folder is None else self.folder / f"{name}.png"
         if path is not None and path.exists():
             return _read(path, label.shape)
-        offsets = np.stack(border_offsets(label, self.info.ignore_index), axis=2)
+        ignore = self.info.ignore_index
+        if self.instances is None:
+            offsets = np.stack(border_offsets(label, ignore), axis=2)
+        else:
+            instances = self.instances(index)
+            if instances.shape != label.shape:
+                raise DataError(
+                    f"{name}: instances of shape {instances.shape}, {label.shape} expected, that "
+                    "of its label"
+                )
+            regions = np.where(label == ignore, ignore, instances)
+            offsets = np.stack(border_offsets(regions, ignore, smallest=0), axis=2)
         if path is not None:
             _write(path, offsets)
         return offsets
@@ -60,9 +80,13 @@ class BorderMasks(BorderOffsets):
     """The same with labels to validate on, uint8 [H, W]: 1 up to `width` pixels from a border."""
 
     def __init__(
-        self, dataset: Dataset, folder: str | Path | None = None, width: float = 5.0
+        self,
+        dataset: Dataset,
+        folder: str | Path | None = None,
+        instances: Callable[[int], np.ndarray] | None = None,
+        width: float = 5.0,
     ) -> None:
-        super().__init__(dataset, folder)
+        super().__init__(dataset, folder, instances)
         self.width = width
 
     def load(self, index: int) -> Sample:

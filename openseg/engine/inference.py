@@ -105,20 +105,28 @@ class Inference:
         batch = batch.to(self.device)
         border = (batch.shape[-2], batch.shape[-1])
         size = size or border
-        with torch.no_grad(), _eval_mode(self.model):
-            batch = _pad(batch, *(-(-side // self.multiple) * self.multiple for side in border))
-            padded = (batch.shape[-2], batch.shape[-1])
-            if self.crop_size is None and self.scales == (1.0,) and size == border:
-                logits, size = self._network(batch), padded
-            else:
-                logits = self._mean_over_scales(batch)[..., : border[0], : border[1]]
-                logits = self._at_size(logits, size)
-                border = size
-            result = upsample_argmax(logits, size, confidence, align_corners=self.align_corners)
+        batch = _pad(batch, *(-(-side // self.multiple) * self.multiple for side in border))
+        padded = (batch.shape[-2], batch.shape[-1])
+        logits = self.logits(batch)
+        if size == border:
+            size = padded
+        else:
+            logits = _resize(logits, padded, self.align_corners)[..., : border[0], : border[1]]
+            logits, border = self._at_size(logits, size), size
+        result = upsample_argmax(logits, size, confidence, align_corners=self.align_corners)
         labels, *probabilities = result if confidence else (result,)
         cut = [x[..., : border[0], : border[1]] for x in (labels, *probabilities)]
         cut = [x[0] for x in cut] if images.ndim == 3 else cut
         return (cut[0], cut[1]) if confidence else cut[0]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """What the labels are the greatest of, float32 [B, K, h, w], of images [B, C, H, W].
+
+        Where one pass suffices, h and w are those of its features; otherwise H and W.
+        """
+        one_pass = self.crop_size is None and self.scales == (1.0,)
+        with torch.no_grad(), _eval_mode(self.model):
+            return self._network(images) if one_pass else self._mean_over_scales(images)
 
     def _at_size(self, logits: Tensor, size: Size) -> Tensor:
         if logits.shape[-2:] == size:

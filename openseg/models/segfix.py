@@ -17,6 +17,8 @@ from openseg.models.base import SegmentationModel, SegmentationOutput
 
 DIRECTIONS = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1))
 """(rows down, columns right) of each class of directions: angles -180°, -135°, …, 135°."""
+MIRRORED_SCORES = ((2, 6), (3, 5), (7, 9))
+"""Channels of `SegFix.scores` that trade places in a mirrored image: left and right."""
 
 
 class SegFix(SegmentationModel):
@@ -44,23 +46,32 @@ class SegFix(SegmentationModel):
             self.mask_head(features), {"direction": self.direction_head(features)}
         )
 
-    @torch.no_grad()
-    def predict_offsets(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def scores(self, images: Tensor) -> Tensor:
+        """Probabilities of the mask and logits of the directions, [B, 2 + 8, h, w].
+
+        They are what windows are averaged by, and upsampled, in the published test.
+        """
+        output = self(images)
+        return torch.cat([output.main.softmax(1), output.aux["direction"]], 1)
+
+    def offsets_of(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
         """Where each pixel's label is to be taken from, int64 [B, 2, H, W]: (down, right).
 
-        Zero away from borders, and one step otherwise. `size`: (height, width) of the result; None
-        is that of the images.
+        Zero away from borders, and one step otherwise. `size`: (height, width) of the result.
         """
-        height, width = size or images.shape[-2:]
-        output = self(images)
         mask, direction = (
-            ops.upsample_argmax(logits, (height, width), align_corners=self.align_corners)
-            for logits in (output.main, output.aux["direction"])
+            ops.upsample_argmax(part, size, align_corners=self.align_corners)
+            for part in scores.split((2, len(DIRECTIONS)), dim=1)
         )
         assert isinstance(mask, Tensor)
         assert isinstance(direction, Tensor)
-        steps = torch.tensor(DIRECTIONS, device=images.device)[direction.long()]
+        steps = torch.tensor(DIRECTIONS, device=scores.device)[direction.long()]
         return (steps * mask.unsqueeze(-1)).permute(0, 3, 1, 2)
+
+    @torch.no_grad()
+    def predict_offsets(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """`offsets_of` images [B, C, h, w] in one pass; of their size unless another is given."""
+        return self.offsets_of(self.scores(images), size or (images.shape[-2], images.shape[-1]))
 
 
 def refine_labels(labels: Tensor, offsets: Tensor, scale: int = 2) -> Tensor:

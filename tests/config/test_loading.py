@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from openseg.config import Config, describe, load_config, to_yaml
-from openseg.config.loading import to_plain
+from openseg.config.loading import differences, to_plain
 from openseg.config.schema import fields_of
 from openseg.errors import ConfigError
 
@@ -102,6 +102,7 @@ MISTAKES = {
     "data.id_map={0: 1}": "data.id_map: {0: 1} given, null unless data.name=folder expected",
     "data.classes=[a]": "data.classes: ['a'] given, null unless data.name=folder expected",
     "data.val_list=x": "data.val_list: 'x' given, null, since scenes are drawn, expected",
+    "data.instances=true": "false unless data.name=cityscapes",
     "data.background=true": "false unless data.name=pascal_context expected",
     "data.name=camvid": "data.root: None given, the folder of camvid expected",
     "val.crop_size=[8, 8]": "null unless val.mode=slide expected",
@@ -121,7 +122,17 @@ def test_a_mistake_is_named_with_what_was_expected(word):
     assert MISTAKES[word] in str(caught.value)
 
 
+def test_differences_from_what_an_earlier_version_saved():
+    config = load_config(SCENES, ["train.lr=0.5", "data.brightness=3"])
+    saved = to_plain(load_config(SCENES, ["run.keep=9"]))
+    del saved["data"]["divisor"], saved["data"]["brightness"]
+    told = ["data.brightness: 3, was 10", f"train.lr: 0.5, was {saved['train']['lr']}"]
+    assert differences(config, saved) == told
+
+
 def test_rules_between_two_options():
+    with pytest.raises(ConfigError, match=r"false unless data\.name=cityscapes and loss\.main="):
+        load_config("cityscapes/ocrnet_r101", ["data.root=.", "data.instances=true"])
     with pytest.raises(ConfigError, match="deletes the earlier run"):
         load_config(SCENES, ["run.resume=auto", "run.overwrite=true"])
     with pytest.raises(ConfigError, match=r"null beside loss\.class_weights"):

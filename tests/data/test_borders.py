@@ -47,6 +47,32 @@ def test_offsets_and_masks_of_a_sample():
     assert BorderMasks(Squares(labelled=False))[0].label is None
 
 
+def test_borders_of_instances():
+    """The square is two things side by side and a third of 12 pixels; both are one class."""
+    dataset = Squares()
+    instances = dataset.label.astype(np.uint16)
+    instances[8:22, 10:20] = 26_000
+    instances[8:22, 20:33] = 26_001
+    instances[10:13, 12:16] = 26_002
+    instances[:, :3] = np.arange(30)[:, None] // 9  # of what is ignored, borders do not count
+    asked = []
+    borders = BorderOffsets(dataset, instances=lambda index: asked.append(index) or instances)
+    target = borders.load(0).label
+    assert asked == [0]
+    regions = np.where(dataset.label == 255, 255, instances)
+    np.testing.assert_array_equal(target[..., 0], dataset.label)
+    np.testing.assert_array_equal(target[..., 1:], np.stack(border_offsets(regions, 255, 0), 2))
+    degrees = 2 * target[..., 2].astype(int) - 180
+    assert target[15, [18, 19, 20, 21], 1].tolist() == [2, 1, 1, 2]
+    assert np.abs(degrees[15, 19]) >= 178  # to the left, away from the other instance
+    assert -2 <= degrees[15, 20] <= 0
+    assert target[11, 12:16, 1].tolist() == [1, 2, 2, 1]
+    mask = BorderMasks(dataset, instances=lambda _: instances).load(0).label
+    assert mask[15, 20] == 1  # of a class, 7 pixels from its border
+    with pytest.raises(DataError, match=r"city/a: instances of shape \(30, 40\), \(30, 41\) exp"):
+        BorderOffsets(dataset, instances=lambda _: instances[:, 1:]).load(0)
+
+
 def test_a_mirrored_target_is_that_of_the_mirrored_label():
     dataset = Squares()
     sample = BorderOffsets(dataset).load(0)

@@ -93,6 +93,21 @@ def test_cityscapes_splits_and_names(tmp_path):
     assert test.name == "bonn_000000_000019_leftImg8bit"
 
 
+def test_cityscapes_instances_in_both_layouts(tmp_path):
+    values = miniature.label("cityscapes").astype(np.uint16) * 1000 + 7
+    city = "gtFine/val/aachen/aachen_000001_000019_gtFine_instanceIds.png"
+    miniature.write(miniature.cityscapes(tmp_path / "published") / city, values)
+    original = Cityscapes(tmp_path / "published", "train+val")
+    np.testing.assert_array_equal(original.load_instances(3), values)
+    with pytest.raises(
+        DataError, match=r"aachen_000000_000019_gtFine_instanceIds\.png: there is no"
+    ):
+        original.load_instances(2)
+    root = miniature.prepared("cityscapes", tmp_path / "prepared")
+    miniature.write(root / "val" / "instance" / "val_1.png", values)
+    np.testing.assert_array_equal(Cityscapes(root, "train+val").load_instances(3), values)
+
+
 def test_cityscapes_label_of_another_city_is_missed(tmp_path):
     root = miniature.cityscapes(tmp_path)
     label = root / "gtFine" / "val" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Processes: two of them take the same steps as one, and devices that do not exist are refused."""
+"""Processes: two of them train and evaluate as one, and devices that do not exist are refused."""
 
 import os
 import subprocess
@@ -11,22 +11,30 @@ import torch
 
 from openseg.engine.distributed import any_process, choose_device, gather, process_group
 from openseg.errors import ConfigError
+from tests.engine.pictures import count_and_write
 from tests.engine.tiny import assert_equal_states, make_batch, make_trainer
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path):
-    """Without batch norm, whose statistics are those of a process on the CPU."""
-    result = tmp_path / "told.pt"
+def test_two_processes_are_as_one(tmp_path):
+    """One start of both for all of it, since it takes seconds."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     subprocess.run(
-        [sys.executable, *launcher, "-m", "tests.engine.two_processes", str(result)],
+        [sys.executable, *launcher, "-m", "tests.engine.two_processes", str(tmp_path)],
         check=True,
         timeout=300,
         cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    told = torch.load(result)
+    told = torch.load(tmp_path / "told.pt")
+    assert told["any"] == [True, False]
+    assert told["ranks"] == [0, 1]
+    assert told["random"] == 2
+    _check_that_they_took_the_steps_of_one(told)
+    _check_that_they_counted_and_wrote_each_image_once(told, tmp_path)
 
+
+def _check_that_they_took_the_steps_of_one(told):
+    """Without batch norm, whose statistics are those of a process on the CPU."""
     single = make_trainer(norm=False, dropout=0.0)
     losses = [float(single.step(*make_batch(index).values())["loss"]) for index in range(3)]
     assert told["losses"] == pytest.approx(losses, rel=1e-5)
@@ -35,9 +43,14 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     for name, value in single.model.state_dict().items():
         torch.testing.assert_close(one[name], value)
     assert told["samples"] == single.samples == 12
-    assert told["any"] == [True, False]
-    assert told["ranks"] == [0, 1]
-    assert told["random"] == 2
+
+
+def _check_that_they_counted_and_wrote_each_image_once(told, folder):
+    expected = count_and_write(folder / "single")
+    assert expected.any()
+    assert all(torch.equal(counts, expected) for counts in told["counts"])
+    written = [sorted(p.name for p in (folder / f"of{rank}" / "p").iterdir()) for rank in range(2)]
+    assert written == [["0.png", "2.png"], ["1.png"]]
 
 
 def test_one_process_is_a_group_of_its_own():

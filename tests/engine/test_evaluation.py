@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Evaluation over a small data set, in one process and in several."""
+"""Evaluation over a small data set."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from openseg.engine.evaluation import evaluate
@@ -107,23 +105,3 @@ def test_a_label_that_is_no_class_is_named_with_its_image():
 def test_another_number_of_classes_is_an_error_before_any_image_is_read():
     with pytest.raises(DataError, match=r"19 classes .*'toys' has 3 \(a, b, c\)"):
         evaluate(Inference(Seer()), SimpleNamespace(info=INFO), transform, 19)
-
-
-def _evaluate_in_process(rank, world_size, init_file, folder):
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    dist.init_process_group(
-        "gloo", init_method=f"file://{init_file}", rank=rank, world_size=world_size
-    )
-    try:
-        metrics = evaluate(Inference(Seer()), Toys(wrong=1), transform)
-        torch.save(metrics.confusion, folder / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def test_processes_share_the_images_and_agree(tmp_path):
-    arguments = (2, tmp_path / "init", tmp_path)
-    mp.start_processes(_evaluate_in_process, arguments, nprocs=2, start_method="fork")
-    expected = evaluate(Inference(Seer()), Toys(wrong=1), transform).confusion
-    for rank in range(2):
-        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), expected)

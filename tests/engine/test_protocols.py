@@ -6,8 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 from torch import nn
 
@@ -21,51 +19,7 @@ from openseg.engine.submission import Submission
 from openseg.errors import DataError
 from tests.by_numpy import bicubic, bilinear
 from tests.data import miniature
-
-CLASSES = 4
-WEIGHTS = np.random.default_rng(5).standard_normal((CLASSES, 3))
-NORMALIZE = Normalize((0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
-
-
-class Pictures:
-    """Smooth images of several sizes; labels are drawn, with some pixels to ignore."""
-
-    info = SimpleNamespace(
-        name="pictures", classes=tuple("abcd"), ignore_index=255, num_classes=CLASSES, palette=()
-    )
-
-    def __init__(self, labels=True):
-        self.samples = []
-        for index, (height, width) in enumerate([(24, 31), (37, 22), (20, 45)]):
-            rng = np.random.default_rng(index)
-            image = bilinear(rng.uniform(0, 256, (3, 5, 5)), (height, width))
-            label = rng.integers(0, CLASSES + 1, (height, width)).astype(np.uint8)
-            label[label == CLASSES] = 255
-            image = np.moveaxis(image, 0, -1).astype(np.uint8)
-            self.samples.append(SimpleNamespace(image=image, label=label, name=f"p/{index}"))
-        if not labels:
-            for sample in self.samples:
-                sample.label = None
-
-    def __len__(self):
-        return len(self.samples)
-
-    def load(self, index):
-        return self.samples[index]
-
-
-class Linear(nn.Module):
-    """Stride 2: a linear map of every other pixel, and of its neighbour on the right."""
-
-    align_corners = True
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.from_numpy(WEIGHTS).float())
-
-    def forward(self, images):
-        pixels = images[..., ::2, ::2] - images.roll(-1, -1)[..., ::2, ::2] / 2
-        return SimpleNamespace(main=torch.einsum("kc,bchw->bkhw", self.weight, pixels))
+from tests.engine.pictures import CLASSES, NORMALIZE, WEIGHTS, Linear, Pictures
 
 
 def linear_by_numpy(image):
@@ -195,31 +149,6 @@ def test_labels_with_left_and_right_exchanged_are_found_out():
     metrics = mean_iou(People(swapped=True), flip=True, flip_pairs=LIP.flip_pairs)
     assert metrics.iou[14:16].tolist() == [0, 0]
     assert metrics.mean_iou == pytest.approx(18 / 20)
-
-
-def _submit_in_process(rank, world_size, init_file, folder):
-    torch.set_num_threads(1)  # a forked process has lost the threads of its parent
-    dist.init_process_group(
-        "gloo", init_method=f"file://{init_file}", rank=rank, world_size=world_size
-    )
-    try:
-        infer = Inference(Linear(), scales=(0.5, 1.0), flip=True, multiple=4)
-        submission = Submission(folder / f"of{rank}")
-        metrics = evaluate(infer, Pictures(), EvalTransform(NORMALIZE), save=submission)
-        torch.save(metrics.confusion, folder / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def test_two_processes_count_and_write_each_image_once(tmp_path):
-    arguments = (2, tmp_path / "init", tmp_path)
-    mp.start_processes(_submit_in_process, arguments, nprocs=2, start_method="fork")
-    infer = Inference(Linear(), scales=(0.5, 1.0), flip=True, multiple=4)
-    expected = evaluate(infer, Pictures(), EvalTransform(NORMALIZE)).confusion
-    for rank in range(2):
-        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), expected)
-    written = [sorted(p.name for p in (tmp_path / f"of{r}" / "p").iterdir()) for r in range(2)]
-    assert written == [["0.png", "2.png"], ["1.png"]]
 
 
 def test_a_submission_has_the_values_of_the_data_set(tmp_path):

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What test_distributed.py starts under torchrun: a run of two processes, told to a file."""
+"""What test_distributed.py starts under torchrun: two processes that train and evaluate."""
 
 import sys
+from pathlib import Path
 
 import torch
 
 from openseg.engine.distributed import any_process, gather, mean_over_processes, process_group
+from tests.engine.pictures import count_and_write
 from tests.engine.tiny import make_batch, make_trainer
 
 
 def main() -> None:
+    folder = Path(sys.argv[1])
     with process_group("cpu") as process:
         trainer = make_trainer(process, norm=False, dropout=0.0, micro_batch_size=1)
         losses = []
@@ -23,10 +26,11 @@ def main() -> None:
             "samples": trainer.samples,
             "any": [any_process(process.rank == 1), any_process(False)],
             "ranks": gather(process.rank),
+            "counts": gather(count_and_write(folder / f"of{process.rank}")),
             "random": len(trainer.training_state()["random"]),
         }
         if process.is_main:
-            torch.save(told, sys.argv[1])
+            torch.save(told, folder / "told.pt")
 
 
 if __name__ == "__main__":

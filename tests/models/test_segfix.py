@@ -5,7 +5,7 @@ import torch
 from openseg import create_model, load_weights
 from openseg.losses import SegFixLoss
 from openseg.models import refine_labels
-from openseg.models.segfix import DIRECTIONS
+from openseg.models.segfix import DIRECTIONS, MIRRORED_SCORES
 from tests.models.contract import ModelContract
 
 
@@ -67,12 +67,28 @@ def test_offsets_of_known_logits():
     assert offsets.permute(0, 2, 3, 1).tolist() == [[[[-1, 1], [0, 0], [1, 0]]]]
 
 
+def test_a_boundary_is_where_the_upsampled_probability_says_so():
+    """Not the upsampled logit, which would be below zero at the second of five places."""
+    model = create_model("segfix", "hrnet_w18")
+    mask = torch.tensor([[[0.0, 0.0]], [[1.0, -10.0]]])[None]
+    output = type("Output", (), {"main": mask, "aux": {"direction": torch.zeros(1, 8, 1, 2)}})
+    model.forward = lambda _: output
+    offsets = model.predict_offsets(torch.zeros(1, 3, 4, 8), size=(1, 5))
+    assert offsets[0, 1].tolist() == [[-1, -1, 0, 0, 0]]
+
+
 def test_directions_are_the_nearest_of_their_angles():
     angles = torch.deg2rad(torch.arange(-180.0, 180.0, 45.0))
     steps = torch.stack([angles.sin(), angles.cos()], dim=1).sign() * (
         torch.stack([angles.sin(), angles.cos()], dim=1).abs() > 0.1
     )
     assert steps.int().tolist() == [list(step) for step in DIRECTIONS]
+
+
+def test_scores_that_trade_places_are_those_of_left_and_right():
+    others = [DIRECTIONS.index((down, -right)) for down, right in DIRECTIONS]
+    pairs = [(2 + one, 2 + other) for one, other in enumerate(others) if one < other]
+    assert pairs == list(MIRRORED_SCORES)
 
 
 def test_labels_are_copied_from_twice_the_offset_and_from_the_border_at_most():

@@ -7,6 +7,8 @@ Labels are read from the labelIds files, never from labelTrainIds.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openseg.data import palettes
 from openseg.data.base import DatasetInfo
 from openseg.data.datasets.listing import (
@@ -17,6 +19,7 @@ from openseg.data.datasets.listing import (
     match,
     without_labels,
 )
+from openseg.data.datasets.paired import open_label
 from openseg.data.datasets.published import PublishedDataset
 
 INFO = DatasetInfo(
@@ -44,7 +47,8 @@ class Cityscapes(PublishedDataset):
 
     root holds `leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png` and, as they are published,
     `gtFine/…/NAME_gtFine_labelIds.png` and `gtCoarse/…`. Splits are train, val and test (no
-    labels), coarse (the images of train_extra), train_coarse and val_coarse.
+    labels), coarse (the images of train_extra), train_coarse and val_coarse. Instances, where they
+    are asked for, are `…_instanceIds.png` beside the labels, or `root/SPLIT/instance/NAME.png`.
     """
 
     def __init__(self, root: str | Path, split: str, **options: Any) -> None:
@@ -62,3 +66,17 @@ class Cityscapes(PublishedDataset):
         labels = list_files(label_folder, LABEL_SUFFIXES, f"_{kind}_labelIds")
         found = match(images, labels, image_folder, label_folder)
         return found._replace(pairs=[p._replace(name=p.image.stem) for p in found.pairs])
+
+    def load_instances(self, index: int) -> np.ndarray:
+        """The instanceIds of a labelled image, uint16 [H, W]: 1000 · its label id + a number for a
+        thing that can be told from the next one, else the label id.
+
+        Raises DataError where the file cannot be read.
+        """
+        label = self.listing.pairs[index].label
+        assert label is not None
+        kind, found, suffix = label.name.partition("_labelIds")
+        path = label.with_name(f"{kind}_instanceIds{suffix}")
+        if not found:  # as openseg.pytorch prepares it
+            path = label.parents[1] / "instance" / label.name
+        return open_label(path)
