@@ -79,14 +79,15 @@ def milliseconds(seconds: float) -> str:
 
 
 def headlines() -> str:
-    """One line a case, one thread and two side by side."""
+    """One line a case of the machine that was measured last, one thread and two side by side."""
     measured = operator_records()
-    rows = []
+    rows, machines = [], set()
     for (operator, case), title in HEADLINES.items():
         found = {key[-1]: r for key, r in measured.items() if key[2:4] == (operator, case)}
         if 1 not in found or 2 not in found:
             continue
         one, two = found[1], found[2]
+        machines |= {machine(one), machine(two)}
         rows.append(
             [
                 f"`{operator}`",
@@ -98,28 +99,33 @@ def headlines() -> str:
             ]
         )
     head = ["operator", "case", "1 / 2 threads", "faster than the best peer", "which is", "memory"]
-    machines = sorted({machine(r) for key, r in measured.items() if key[2:4] in HEADLINES})
-    return table(head, rows) + f"\n\nOn {' and '.join(machines)}."
+    return table(head, rows) + f"\n\nOn {' and '.join(sorted(machines))}."
 
 
 def operators() -> str:
-    """Every recorded case."""
-    rows = [
-        [
-            f"`{record['operator']}`",
-            record["case"],
-            str(record["threads"]),
-            f"{milliseconds(record['ours'])} ms",
-            f"{100 * record['floor'] / record['ours']:.0f} %",
-            f"{milliseconds(record['peers'][best_peer(record)])} ms ({best_peer(record)})",
-            faster(record),
-            memory(record),
-            machine(record),
+    """Every recorded case, the machine that was measured last first; threads side by side."""
+    machines: dict[str, dict[tuple[str, str], list[Record]]] = {}
+    for record in operator_records().values():
+        cases = machines.setdefault(machine(record), {})
+        cases.setdefault((record["operator"], record["case"]), []).append(record)
+    parts = []
+    for name, cases in reversed(machines.items()):
+        rows = [
+            [
+                f"`{operator}`",
+                case,
+                " / ".join(str(record["threads"]) for record in found),
+                " / ".join(milliseconds(record["ours"]) for record in found) + " ms",
+                " / ".join(f"{100 * r['floor'] / r['ours']:.0f}" for r in found) + " %",
+                " / ".join(faster(record) for record in found),
+                ", ".join(dict.fromkeys(best_peer(record) for record in found)),
+                memory(found[0]),
+            ]
+            for (operator, case), found in cases.items()
         ]
-        for record in operator_records().values()
-    ]
-    head = ["operator", "case", "threads", "ours", "floor", "best peer", "faster", "memory"]
-    return table([*head, "machine"], rows)
+        head = ["operator", "case", "threads", "ours", "floor", "faster than the best peer"]
+        parts.append(f"On {name}:\n\n" + table([*head, "which is", "memory"], rows))
+    return "\n\n".join(parts)
 
 
 def steps() -> str:
