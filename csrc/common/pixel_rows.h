@@ -27,15 +27,6 @@ inline int64_t row_pitch(int64_t channels) {
   return round_up(channels, panel) + 16;
 }
 
-template <typename Word>
-struct ElementFor {
-  using type = float;
-};
-template <>
-struct ElementFor<Pair> {
-  using type = bfloat16;
-};
-
 // Of rows as the left factor of a sum over channels, in words.
 template <typename Word>
 int64_t left_pitch(int64_t channels) {
@@ -90,20 +81,6 @@ void for_each_run(const Map& map, const PixelSets& sets, int64_t set, Range pixe
           sets.stride_column * map.stride_pixel, count, at);
     at += count;
   }
-}
-
-// Channels c.. of a pixel, zeros beyond the last.
-template <typename T>
-inline vfloat channels_of(const Map& map, const T* pixel, int64_t c) {
-  const int64_t left = map.channels - c;
-  if (map.stride_channel == 1) {
-    return load_some(pixel + c, left);
-  }
-  T copy[lanes] = {};
-  for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
-    copy[lane] = pixel[(c + lane) * map.stride_channel];
-  }
-  return load_float(copy);
 }
 
 // Pixels of a set to rows at left_pitch(channels), with zeros up to a whole panel of channels.

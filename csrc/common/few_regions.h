@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+// Products of few region tensors with maps whose channels are neighbours: pixels are read as rows,
+// as they lie, a few rows at a time. To pack them would cost as much as the product.
+#pragma once
+
+#include "common/products.h"
+
+namespace openseg::OPENSEG_ISA {
+namespace {
+
+constexpr int64_t few_regions = 32;
+constexpr int dot_pixels = lanes == 16 ? 4 : 2;  // they and most_dots regions: sums in registers
+constexpr int most_dots = 5;
+constexpr int fetched = 8;  // pixels from those that are read to those that are fetched
+constexpr int sum_pixels = lanes == 16 ? 8 : 4;  // whose words, of a panel, stay in registers
+
+template <int count>
+struct Count {
+  static constexpr int value = count;
+};
+
+// Whether `map`, as [channels, pixels], can be read so.
+template <typename Word, typename T>
+bool lies_in_rows(const Matrix<T>& map, int64_t regions) {
+  return sizeof(T) * per_word<Word> == sizeof(Word) && map.stride_row == 1 &&
+         map.rows % panel == 0 && regions <= few_regions;
+}
+
+#if defined(__AVX512F__)
+inline __m128 four_sums(vfloat values) {
+  const __m512 all = (__m512)values;
+  const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
+}
+#elif defined(__AVX2__)
+inline __m128 four_sums(vfloat values) {
+  const __m256 all = (__m256)values;
+  return _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1);
+}
+#else
+inline __m128 four_sums(vfloat values) {
+  return (__m128)values;
+}
+#endif
+
+// scores[k, n] = Σ_c regions[k, c] · pixels[n, c] at a pitch of `block`; the pitches of both are in
+// words.
+template <int pixel_count, int region_count, typename Word>
+void dots(const Word* pixels, int64_t pitch_pixels, const Word* regions, int64_t pitch_regions,
+          int64_t depth, float* scores) {
+  vfloat sums[region_count][pixel_count];
+#pragma GCC unroll 8
+  for (int k = 0; k < region_count; ++k) {
+#pragma GCC unroll 8
+    for (int n = 0; n < pixel_count; ++n) {
+      sums[k][n] = vfloat{};
+    }
+  }
+  for (int64_t c = 0; c < depth; c += lanes) {
+    vfloat region[region_count];
+#pragma GCC unroll 8
+    for (int k = 0; k < region_count; ++k) {
+      region[k] = load<vfloat>(regions + k * pitch_regions + c);
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < pixel_count; ++n) {
+      const vfloat pixel = load<vfloat>(pixels + n * pitch_pixels + c);
+      __builtin_prefetch(pixels + (n + fetched) * pitch_pixels + c);
+#pragma GCC unroll 8
+      for (int k = 0; k < region_count; ++k) {
+        sums[k][n] = multiply_words<Word>(sums[k][n], pixel, region[k]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < region_count; ++k) {
+    __m128 of_pixel[4] = {};
+#pragma GCC unroll 8
+    for (int n = 0; n < pixel_count; ++n) {
+      of_pixel[n] = four_sums(sums[k][n]);
+    }
+    _MM_TRANSPOSE4_PS(of_pixel[0], of_pixel[1], of_pixel[2], of_pixel[3]);
+    const __m128 total = (of_pixel[0] + of_pixel[1]) + (of_pixel[2] + of_pixel[3]);
+    std::memcpy(scores + k * block, &total, pixel_count * sizeof(float));
+  }
+}
+
+template <int pixel_count, int region_count, typename Word>
+void dots_of(int64_t wanted, const Word* pixels, int64_t pitch_pixels, const Word* regions,
+             int64_t pitch_regions, int64_t depth, float* scores) {
+  if constexpr (region_count > 1) {
+    if (wanted < region_count) {
+      return dots_of<pixel_count, region_count - 1>(wanted, pixels, pitch_pixels, regions,
+                                                    pitch_regions, depth, scores);
+    }
+  }
+  dots<pixel_count, region_count>(pixels, pitch_pixels, regions, pitch_regions, depth, scores);
+}
+
+// [K, C] vectors of one image as rows of words.
+template <typename Word>
+struct RegionRows {
+  Word* data;
+  int64_t regions, pitch;
+
+  RegionRows(Scratch& scratch, int64_t regions, int64_t channels)
+      : data(scratch.take<Word>(bytes(regions, channels) / sizeof(Word))),
+        regions(regions),
+        pitch(words<Word>(channels)) {}
+
+  static int64_t bytes(int64_t regions, int64_t channels) {
+    return regions > few_regions || channels % panel
+               ? 0
+               : regions * words<Word>(channels) * (int64_t)sizeof(Word);
+  }
+
+  template <typename T>
+  void load_image(const Map& vectors, int64_t image) {
+    using Element = typename ElementFor<Word>::type;
+    const T* const from = (const T*)vectors.data + image * vectors.stride_batch;
+    for (int64_t k = 0; bytes(regions, vectors.channels) && k < regions; ++k) {
+      for (int64_t c = 0; c < vectors.channels; c += lanes) {
+        store_float((Element*)(data + k * pitch) + c,
+                    channels_of(vectors, from + k * vectors.stride_pixel, c));
+      }
+    }
+  }
+
+  // Of a map that lies in rows; see `dots`.
+  template <typename T>
+  void project(const Matrix<T>& map, float* scores) const {
+    const Word* const pixels = (const Word*)map.data;
+    const int64_t pitch_pixels = map.stride_column / per_word<Word>;
+    const int64_t tiles = (regions + most_dots - 1) / most_dots;
+    int64_t n = 0;
+    const auto run = [&](auto count) {
+      constexpr int together = decltype(count)::value;
+      for (; n + together <= map.columns; n += together) {
+        for (int64_t t = 0; t < tiles; ++t) {
+          const int64_t begin = t * regions / tiles, end = (t + 1) * regions / tiles;
+          dots_of<together, most_dots>(end - begin, pixels + n * pitch_pixels, pitch_pixels,
+                                       data + begin * pitch, pitch, pitch,
+                                       scores + begin * block + n);
+        }
+      }
+    };
+    run(Count<dot_pixels>{});
+    run(Count<1>{});
+  }
+};
+
+// sums[k, c] += Σ_n weights[k, n] · pixels[n, c] for `count` rows of pixels; a word of weights for
+// each pixel, or pair of them, of a row at `pitch_weights`.
+template <int count, typename Word, typename T>
+void add_pixels(const Word* weights, int64_t pitch_weights, int64_t regions, const T* pixels,
+                int64_t pitch_pixels, int64_t channels, float* sums) {
+  constexpr int depth = (count + per_word<Word> - 1) / per_word<Word>;
+  static constexpr T none[lanes] = {};
+  for (int64_t c = 0; c < channels; c += panel) {
+    vuint values[depth][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < depth; ++i) {
+      const T* const first = pixels + i * per_word<Word> * pitch_pixels + c;
+      const bool paired = (i + 1) * per_word<Word> <= count;
+      const T* const second = first + (per_word<Word> - 1) * pitch_pixels;
+      fetch_panel(first, fetched * pitch_pixels);
+      fetch_panel(second, fetched * pitch_pixels);
+      values[i][0] = words_of<Word>(first, paired ? second : none);
+      values[i][1] = words_of<Word>(first + lanes, paired ? second + lanes : none);
+    }
+    for (int64_t k = 0; k < regions; ++k) {
+      float* const sum = sums + k * channels + c;
+      vfloat left = load<vfloat>(sum), right = load<vfloat>(sum + lanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < depth; ++i) {
+        const Word weight = weights[k * pitch_weights + i];
+        left = multiply_add(left, weight, (vfloat)values[i][0]);
+        right = multiply_add(right, weight, (vfloat)values[i][1]);
+      }
+      store(sum, left);
+      store(sum + lanes, right);
+    }
+  }
+}
+
+// sums[k, c] += Σ_n weights[k, n] · map[c, n] of a map that lies in rows; weights are at a pitch of
+// `block`. `packed`: [K, block] words.
+template <typename Word, typename T>
+void reduce_rows(const float* weights, int64_t regions, const Matrix<T>& map, Word* packed,
+                 float* sums) {
+  const Word* words_of_weights = packed;
+  if constexpr (per_word<Word> == 1) {
+    words_of_weights = weights;
+  } else {
+    for (int64_t x = 0; x < regions * block; x += lanes) {
+      store_float((bfloat16*)packed + x, load<vfloat>(weights + x));
+    }
+    for (int64_t k = 0; map.columns < block && k < regions; ++k) {  // the other half of a last word
+      ((bfloat16*)packed)[k * block + map.columns] = {};
+    }
+  }
+  int64_t n = 0;
+  const auto run = [&](auto count) {
+    constexpr int together = decltype(count)::value;
+    for (; n + together <= map.columns; n += together) {
+      add_pixels<together>(words_of_weights + n / per_word<Word>, block / per_word<Word>, regions,
+                           map.data + n * map.stride_column, map.stride_column, map.rows, sums);
+    }
+  };
+  run(Count<sum_pixels>{});
+  run(Count<per_word<Word>>{});
+  run(Count<1>{});
+}
+
+}  // namespace
+}  // namespace openseg::OPENSEG_ISA
