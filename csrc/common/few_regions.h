@@ -11,8 +11,11 @@ namespace {
 constexpr int64_t few_regions = 32;
 constexpr int dot_pixels = lanes == 16 ? 4 : 2;  // they and most_dots regions: sums in registers
 constexpr int most_dots = 5;
-constexpr int fetched = 8;  // pixels from those that are read to those that are fetched
-constexpr int sum_pixels = lanes == 16 ? 8 : 4;  // whose words, of a panel, stay in registers
+// Pixels from those that are read to those that are fetched.
+template <typename Word>
+constexpr int fetched = 8 * per_word<Word>;
+template <typename Word>  // whose words, of a panel, stay in registers
+constexpr int sum_pixels = (lanes == 16 ? 8 : 4) * per_word<Word>;
 
 template <int count>
 struct Count {
@@ -65,7 +68,7 @@ void dots(const Word* pixels, int64_t pitch_pixels, const Word* regions, int64_t
 #pragma GCC unroll 8
     for (int n = 0; n < pixel_count; ++n) {
       const vfloat pixel = load<vfloat>(pixels + n * pitch_pixels + c);
-      __builtin_prefetch(pixels + (n + fetched) * pitch_pixels + c);
+      __builtin_prefetch(pixels + (n + fetched<Word>)*pitch_pixels + c);
 #pragma GCC unroll 8
       for (int k = 0; k < region_count; ++k) {
         sums[k][n] = multiply_words<Word>(sums[k][n], pixel, region[k]);
@@ -163,8 +166,8 @@ void add_pixels(const Word* weights, int64_t pitch_weights, int64_t regions, con
       const T* const first = pixels + i * per_word<Word> * pitch_pixels + c;
       const bool paired = (i + 1) * per_word<Word> <= count;
       const T* const second = first + (per_word<Word> - 1) * pitch_pixels;
-      fetch_panel(first, fetched * pitch_pixels);
-      fetch_panel(second, fetched * pitch_pixels);
+      fetch_panel(first, fetched<Word> * pitch_pixels);
+      fetch_panel(second, fetched<Word> * pitch_pixels);
       values[i][0] = words_of<Word>(first, paired ? second : none);
       values[i][1] = words_of<Word>(first + lanes, paired ? second + lanes : none);
     }
@@ -207,7 +210,7 @@ void reduce_rows(const float* weights, int64_t regions, const Matrix<T>& map, Wo
                            map.data + n * map.stride_column, map.stride_column, map.rows, sums);
     }
   };
-  run(Count<sum_pixels>{});
+  run(Count<sum_pixels<Word>>{});
   run(Count<per_word<Word>>{});
   run(Count<1>{});
 }

@@ -16,6 +16,8 @@ CASES = [  # B, D, N, K, Dv, dtype of memory or "tfloat32", channels_last
     (1, 64, 133, 19, 100, "bfloat16", False),
     (1, 40, 33, 59, 72, "tfloat32", True),
     (2, 16, 35, 59, 8, "float32", False),
+    (2, 32, 71, 19, 64, "float32", True),
+    (1, 64, 33, 5, 32, "bfloat16", True),
     (1, 72, 9, 150, 64, "bfloat16", True),
     (1, 8, 20, 150, 33, "float32", True),
     (1, 8, 17, 256, 16, "float16", True),

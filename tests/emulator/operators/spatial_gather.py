@@ -16,6 +16,8 @@ CASES = [  # B, C, N, K, dtype of features or "tfloat32", channels_last; then th
     (1, 136, 133, 19, "bfloat16", False, "float32", False),
     (3, 40, 77, 59, "tfloat32", True, "float32", True),
     (2, 16, 35, 59, "float32", False, "bfloat16", True),
+    (2, 32, 71, 19, "float32", True, "float32", False),
+    (1, 64, 33, 5, "bfloat16", True, "bfloat16", True),
     (1, 72, 66, 150, "bfloat16", True, "bfloat16", False),
     (1, 8, 33, 150, "float32", True, "float16", True),
     (1, 8, 70, 256, "float16", True, "float16", True),
