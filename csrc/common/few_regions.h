@@ -173,15 +173,15 @@ void add_pixels(const Word* weights, int64_t pitch_weights, int64_t regions, con
     }
     for (int64_t k = 0; k < regions; ++k) {
       float* const sum = sums + k * channels + c;
-      vfloat left = load<vfloat>(sum), right = load<vfloat>(sum + lanes);
+      vfloat left{}, right{};  // on their own: one long sum would round off much more
 #pragma GCC unroll 8
       for (int i = 0; i < depth; ++i) {
         const Word weight = weights[k * pitch_weights + i];
         left = multiply_add(left, weight, (vfloat)values[i][0]);
         right = multiply_add(right, weight, (vfloat)values[i][1]);
       }
-      store(sum, left);
-      store(sum + lanes, right);
+      store(sum, load<vfloat>(sum) + left);
+      store(sum + lanes, load<vfloat>(sum + lanes) + right);
     }
   }
 }

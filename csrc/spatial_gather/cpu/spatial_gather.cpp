@@ -108,14 +108,14 @@ class Forward {
     std::memset(partial_.sums(partial), 0, regions * partial_.pitch * sizeof(float));
     for_each_block(image, begin, end, [&](int64_t pixel, int64_t count) {
       for (int64_t k = 0; k < regions; ++k) {
-        vfloat total = load<vfloat>(lanes_ + k * lanes);
+        vfloat total{};
         for (int64_t x = 0; x < block; x += lanes) {
           float* const at = scores_ + k * block + x;
           const vfloat weight = exp(load<vfloat>(at) - greatest[k]);
           total += weight;
           store(at, weight);
         }
-        store(lanes_ + k * lanes, total);
+        store(lanes_ + k * lanes, load<vfloat>(lanes_ + k * lanes) + total);
       }
       reduce(scores_, regions, pixels_of<T>(call_.features, image, pixel, count), packed_,
              partial_.sums(partial));
