@@ -116,8 +116,8 @@ def test_unknown_backend():
         spatial_gather(*case(1, 1, 1, 1, 1), backend="fortran")
 
 
-# B, C, H, W, K: one pixel, one region, primes, several chunks of pixels, many regions; rows of whole
-# vectors that few regions meet
+# B, C, H, W, K: one pixel, one region, primes, several chunks of pixels, many regions, and rows of
+# whole vectors that few regions meet
 KERNEL_SHAPES = [
     (1, 1, 1, 1, 1),
     (1, 8, 7, 1, 2),
