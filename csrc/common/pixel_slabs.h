@@ -66,7 +66,7 @@ class SlabCopier {
                      channel * map.stride_channel;
     if (!copy_.back) {
       pack(Matrix<T>{place, pixels.count, channels, map.stride_pixel, map.stride_channel,
-                     slice * map.stride_channel},
+                     ahead * map.stride_channel},
            tile_, tile_pitch);
       for (int64_t x = 0; x < pixels.count; ++x) {
         copy_row(tile_ + x * tile_pitch, row(line, pixels.begin + x) + channel, channels);

@@ -71,8 +71,12 @@ struct Matrix {
 template <typename T>
 Matrix<T> pixels_of(const Map& map, int64_t image, int64_t begin, int64_t count) {
   const T* data = (const T*)map.data + image * map.stride_batch + begin * map.stride_pixel;
-  return {
-      data, map.channels, count, map.stride_channel, map.stride_pixel, block * map.stride_pixel};
+  return {data,
+          map.channels,
+          count,
+          map.stride_channel,
+          map.stride_pixel,
+          map.stride_channel == 1 ? block * map.stride_pixel : ahead * map.stride_channel};
 }
 
 // Channels c.. of a pixel, zeros beyond the last.
