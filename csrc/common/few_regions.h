@@ -22,11 +22,11 @@ struct Count {
   static constexpr int value = count;
 };
 
-// Whether `map`, as [channels, pixels], can be read so.
+// Whether `map`, as [channels, pixels], can be read so: in whole words from each pixel to the next.
 template <typename Word, typename T>
 bool lies_in_rows(const Matrix<T>& map, int64_t regions) {
   return sizeof(T) * per_word<Word> == sizeof(Word) && map.stride_row == 1 &&
-         map.rows % panel == 0 && regions <= few_regions;
+         map.stride_column % per_word<Word> == 0 && map.rows % panel == 0 && regions <= few_regions;
 }
 
 #if defined(__AVX512F__)

@@ -161,6 +161,20 @@ def test_kernel_reads_slices_of_channels_as_they_lie():
 
 
 @needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernel_reads_pixels_of_an_odd_number_of_channels(dtype):
+    """Slices of 64 channels of 65: rows of pixels start at odd elements."""
+    query, key, value = case(1, 65, 9, 7, 19, 64, dtype)
+    tensors = (laid_out(query, "channels_last")[:, :64], key[..., :64], value)
+    mine, plain = (
+        with_gradients(lambda *t, b=backend: object_attention(*t, backend=b), tensors)
+        for backend in ("cpp", "reference")
+    )
+    exact = with_gradients(object_attention, [t.double() for t in tensors])
+    check_budget(mine, plain, exact)
+
+
+@needs_kernels
 def test_kernel_is_bit_equal_under_any_number_of_threads():
     tensors = case(2, 20, 61, 43, 19, 24, torch.float32)
     first, *others = at_each_thread_count(

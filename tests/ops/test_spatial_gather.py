@@ -158,6 +158,16 @@ def test_kernel_keeps_the_error_budget(shape, layout, dtype):
 
 
 @needs_kernels
+def test_kernel_reads_pixels_of_an_odd_number_of_channels():
+    """Slices of 64 channels of 65: rows of pixels start at odd elements."""
+    features, logits = case(1, 65, 9, 7, 19, torch.bfloat16)
+    tensors = (laid_out(features, "channels_last")[:, :64], logits)
+    mine = with_gradients(gather("cpp"), tensors)
+    plain = with_gradients(gather("reference"), tensors)
+    check_budget(mine, plain, with_gradients(gather("reference"), [t.double() for t in tensors]))
+
+
+@needs_kernels
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_kernel_takes_float32_logits_beside_bfloat16_features(layout):
     features, logits = (laid_out(t, layout) for t in case(2, 16, 9, 11, 5, torch.float32))
