@@ -49,6 +49,11 @@ inline int64_t parts_of(int64_t total, int64_t most) {
   return (total + most - 1) / most;
 }
 
+inline Range strip_of(Range pixels, int64_t index) {
+  const Range at = part(pixels.count, parts_of(pixels.count, strip), index, panel);
+  return {pixels.begin + at.begin, at.count};
+}
+
 // Blocks of a set in the passes that visit pairs of them: one, or an even number, of most_block
 // pixels at most. It depends on nothing but the size, as then do the results.
 inline int64_t blocks_of(int64_t pixels) {
@@ -132,21 +137,25 @@ const Word* rows_of(const Map& map, const PixelSets& sets, int64_t set, Range pi
 template <typename T>
 void scatter(const float* rows, const Map& map, const PixelSets& sets, int64_t set, Range pixels) {
   const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
+  const bool streamed = channel == 1 && is_large<T>(map) && begins_lines<T>(map);
   for_each_run(map, sets, set, pixels,
                [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
-                 T* const to = (T*)map.data + first;
-                 for (int64_t c = 0; c < map.channels; c += lanes) {
-                   const int64_t left = map.channels - c;
-                   for (int64_t x = 0; x < count; ++x) {
-                     const vfloat values = load<vfloat>(rows + (at + x) * pitch + c);
-                     if (channel == 1) {
-                       store_some(to + x * stride + c, values, left);
-                       continue;
-                     }
-                     T copy[lanes];
-                     store_float(copy, values);
-                     for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
-                       to[(c + lane) * channel + x * stride] = copy[lane];
+                 T* to = (T*)map.data + first;
+                 const float* row = rows + at * pitch;
+                 for (int64_t x = 0; x < count; ++x, to += stride, row += pitch) {
+                   for (int64_t c = 0; c < map.channels; c += lanes) {
+                     const vfloat values = load<vfloat>(row + c);
+                     const int64_t left = map.channels - c;
+                     if (streamed && left >= lanes) {
+                       stream_float(to + c, values);
+                     } else if (channel == 1) {
+                       store_some(to + c, values, left);
+                     } else {
+                       T copy[lanes];
+                       store_float(copy, values);
+                       for (int64_t lane = 0; lane < lanes && lane < left; ++lane) {
+                         to[(c + lane) * channel] = copy[lane];
+                       }
                      }
                    }
                  }
@@ -185,6 +194,52 @@ int64_t paired_size(int64_t count, int64_t channels) {
   return per_word<Word> == 1 ? 0 : words<Word>(count) * row_pitch(channels);
 }
 
+// Pixels that will be gathered next: they are fetched into the second cache between the tiles of
+// products, a run of lines at a time, for memory to be read while the processor multiplies.
+class Upcoming {
+ public:
+  void clear() { rows_ = at_ = offset_ = 0; }
+
+  template <typename T>
+  void add(const Map& map, const PixelSets& sets, int64_t set, Range pixels) {
+    if (map.stride_channel != 1) {
+      return;
+    }
+    for_each_run(map, sets, set, pixels,
+                 [&](int64_t first, int64_t stride, int64_t count, int64_t) {
+                   const T* row = (const T*)map.data + first;
+                   for (int64_t x = 0; x < count && rows_ < most_rows; ++x, row += stride) {
+                     starts_[rows_] = (const char*)row;
+                     bytes_[rows_++] = map.channels * (int64_t)sizeof(T);
+                   }
+                 });
+  }
+
+  // To fetch what lies behind the end of a row does no harm.
+  void fetch() {
+    if (at_ < rows_) {
+      const char* const from = starts_[at_] + offset_;
+#pragma GCC unroll 16
+      for (int i = 0; i < lines_at_once; ++i) {
+        __builtin_prefetch(from + i * line_bytes, 0, 2);
+      }
+      offset_ += lines_at_once * line_bytes;
+      if (offset_ >= bytes_[at_]) {
+        offset_ = 0;
+        ++at_;
+      }
+    }
+  }
+
+ private:
+  static constexpr int lines_at_once = 16;
+  static constexpr int64_t most_rows = 3 * (most_block + strip);  // more are not fetched early
+
+  const char* starts_[most_rows];
+  int64_t bytes_[most_rows];
+  int64_t rows_ = 0, at_ = 0, offset_ = 0;
+};
+
 // What pairs of weights are made in by `add_rows` and `add_columns`: [strip / 2, turned_pitch] or
 // [at_once / 2, score_pitch].
 constexpr int64_t turned_pitch = round_up(at_once, panel) + 16;
@@ -196,13 +251,14 @@ static_assert(strip * turned_pitch >= at_once * score_pitch);
 // nearest cache.
 template <Into into, Rows lie, typename Word>
 void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, float* out,
-                     int64_t stride) {
+                     int64_t stride, Upcoming& upcoming) {
   const int64_t tiles = parts_of(rows, most_rows);
   Operands<Word> of_tile = in;
   for (int64_t x = 0; x < columns; x += panel, of_tile.b += in.panel_pitch) {
     for (int64_t t = 0; t < tiles; ++t) {
       const Range range = part(rows, tiles, t);
       of_tile.a = in.a + range.begin * (lie == Rows::adjacent ? 1 : in.pitch_a);
+      upcoming.fetch();
       tile_of<most_rows, into, lie>(range.count, of_tile, out + range.begin * stride + x, stride,
                                     panel);
     }
@@ -213,16 +269,16 @@ void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, fl
 // its own: in one long sum of squares, that of a pixel with itself, the rounding errors grow.
 template <typename Word>
 void scores_of(const Word* rows, int64_t count, int64_t channels, const Word* turned, int64_t width,
-               float* scores) {
+               float* scores, Upcoming& upcoming) {
   const int64_t depth = words<Word>(channels);
   for (int64_t c = 0; c < depth; c += slice) {
     const Operands<Word> in{rows + c,           left_pitch<Word>(channels),
                             turned + c * panel, panel,
                             depth * panel,      depth - c < slice ? depth - c : slice};
     if (c == 0) {
-      multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch);
+      multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch, upcoming);
     } else {
-      multiply_panels<Into::add, Rows::apart>(in, count, width, scores, score_pitch);
+      multiply_panels<Into::add, Rows::apart>(in, count, width, scores, score_pitch, upcoming);
     }
   }
 }
@@ -230,22 +286,22 @@ void scores_of(const Word* rows, int64_t count, int64_t channels, const Word* tu
 // out[i, c] += Σ_j weights[i, j] · rows[j, c], for i below `count` and j below `depth`
 template <typename Word>
 void add_rows(const float* weights, int64_t count, const Word* rows, int64_t depth,
-              int64_t channels, float* out, Word* memory) {
+              int64_t channels, float* out, Word* memory, Upcoming& upcoming) {
   const int64_t pitch = row_pitch(channels);
   if constexpr (per_word<Word> == 1) {
     const Operands<Word> in{weights, score_pitch, rows, pitch, panel, depth};
-    multiply_panels<Into::add, Rows::apart>(in, count, channels, out, pitch);
+    multiply_panels<Into::add, Rows::apart>(in, count, channels, out, pitch, upcoming);
   } else {
     pack(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, turned_pitch);
     const Operands<Word> in{memory, turned_pitch, rows, pitch, panel, words<Word>(depth)};
-    multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch);
+    multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch, upcoming);
   }
 }
 
 // out[j, c] += Σ_i weights[i, j] · rows[i, c], for j below `count` and i below `depth`
 template <typename Word>
 void add_columns(const float* weights, int64_t count, const Word* rows, int64_t depth,
-                 int64_t channels, float* out, Word* memory) {
+                 int64_t channels, float* out, Word* memory, Upcoming& upcoming) {
   const int64_t pitch = row_pitch(channels);
   const Word* left = memory;
   if constexpr (per_word<Word> == 1) {
@@ -254,7 +310,7 @@ void add_columns(const float* weights, int64_t count, const Word* rows, int64_t 
     pack(Matrix<float>{weights, depth, count, score_pitch, 1}, memory, score_pitch);
   }
   const Operands<Word> in{left, score_pitch, rows, pitch, panel, words<Word>(depth)};
-  multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch);
+  multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch, upcoming);
 }
 
 // Pairs of blocks of a set in rounds 0..blocks-1, each once and no block twice in a round, so that

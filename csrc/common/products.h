@@ -7,8 +7,7 @@
 // once, a pair of them.
 #pragma once
 
-#include "common/map.h"
-#include "common/simd.h"
+#include "common/stream.h"
 
 namespace openseg::OPENSEG_ISA {
 namespace {
@@ -277,7 +276,8 @@ struct Operands {
   int64_t depth;  // words
 };
 
-enum class Into { set, add };  // add: whole panels of floats
+// stream: whole panels past the cache, see common/stream.h; add: whole panels of floats.
+enum class Into { set, stream, add };
 
 template <int rows, Into into, Rows lie, typename Word, typename Out>
 void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
@@ -308,8 +308,13 @@ void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
       sums[i][0] += load<vfloat>(out + i * stride);
       sums[i][1] += load<vfloat>(out + i * stride + lanes);
     }
-    store_some(out + i * stride, sums[i][0], columns);
-    store_some(out + i * stride + lanes, sums[i][1], columns - lanes);
+    if (into == Into::stream && columns >= panel) {
+      stream_float(out + i * stride, sums[i][0]);
+      stream_float(out + i * stride + lanes, sums[i][1]);
+    } else {
+      store_some(out + i * stride, sums[i][0], columns);
+      store_some(out + i * stride + lanes, sums[i][1], columns - lanes);
+    }
   }
 }
 

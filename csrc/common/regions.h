@@ -86,19 +86,30 @@ struct Expansion {
     pack(image_of<T>(vectors, image).transposed(), data, pitch);
   }
 
-  // map[c, n] = Σ_k weights[k, n] · vectors[k, c], written in the layout of the map.
+  // map[c, n] = Σ_k weights[k, n] · vectors[k, c] for n = pixel..pixel+count of an image.
   // `packed`: [K, block] words.
   template <typename T>
+  void expand(const float* weights, Word* packed, const Map& map, int64_t image, int64_t pixel,
+              int64_t count) const {
+    if (panel * sizeof(T) % line_bytes == 0 && is_large<T>(map) && begins_lines<T>(map)) {
+      expand<Into::stream>(weights, packed, pixels_of<T>(map, image, pixel, count));
+    } else {
+      expand<Into::set>(weights, packed, pixels_of<T>(map, image, pixel, count));
+    }
+  }
+
+ private:
+  template <Into into, typename T>
   void expand(const float* weights, Word* packed, const Matrix<T>& map) const {
     const int64_t depth = words<Word>(regions);
     pack(Matrix<float>{weights, regions, map.columns, block, 1}, packed, block);
     T* const out = (T*)map.data;
     if (map.stride_column == 1) {
       const Operands<Word> in{data, pitch, packed, block, panel, depth};
-      multiply(in, channels, map.columns, out, map.stride_row);
+      multiply<into>(in, channels, map.columns, out, map.stride_row);
     } else {
       const Operands<Word> in{packed, block, data, pitch, panel, depth};
-      multiply(in, map.columns, channels, out, map.stride_column);
+      multiply<into>(in, map.columns, channels, out, map.stride_column);
     }
   }
 };

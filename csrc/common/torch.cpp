@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "common/torch.h"
 
+#include <immintrin.h>
+
 #include <string>
 
 #include "common/large_pages.h"
@@ -125,7 +127,16 @@ Map map_of(const char* operator_name, const Tensor& tensor) {
 }
 
 void run_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {
-  TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, count, grain, body, context));
+  struct Run {
+    ParallelBody body;
+    void* context;
+  } run{body, context};
+  const auto piece = [](int64_t begin, int64_t end, void* pointer) {
+    const Run& run = *(const Run*)pointer;
+    run.body(begin, end, run.context);
+    _mm_sfence();  // for stores past the cache, which nothing else orders
+  };
+  TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, count, grain, piece, &run));
 }
 
 }  // namespace openseg

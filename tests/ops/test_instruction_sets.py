@@ -21,6 +21,7 @@ CASES = {  # of each file, as pytest selects them
     "confusion_matrix": "numpy_ignore and cpp",
     "inplace_abn_cpp": "saturated or nan or (shape1 and True and not strided)",
     "interlaced_attention": "slices or nan",  # self_attention has the arithmetic
+    "large_results": "256-48 or inplace_abn",
     "object_attention": "error_budget or slices or nan or huge",
     "self_attention": "(error_budget and not strided) or slices or infinity or huge or any_scale",
     "spatial_gather": "error_budget or infinity or nan or huge or beside",

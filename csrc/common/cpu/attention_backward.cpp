@@ -200,9 +200,9 @@ class Backward {
     }
     const int64_t strips = parts_of(others.count, strip);
     for (int64_t s = 0; s < strips; ++s) {
-      Range at = part(others.count, strips, s, panel);
-      at.begin += others.begin;
+      const Range at = strip_of(others, s);
       load_strip(set, at);
+      expect(set, others, s + 1, strips);
       const int64_t parts = parts_of(own.count, at_once);
       for (int64_t p = 0; p < parts; ++p) {
         const Range rows = part(own.count, parts, p, per_word<Word>);
@@ -214,6 +214,25 @@ class Backward {
           meet(set, rows, first, at, rows_from(sums, first), rows_from(sums, at.begin));
         }
       }
+    }
+  }
+
+  // What is loaded next: strip `index` of `pixels` or, where a set is one block, the set after.
+  void expect(int64_t set, Range pixels, int64_t index, int64_t strips) {
+    upcoming_.clear();
+    if (index == strips) {
+      index = 0;
+      if (context_.blocks > 1 || ++set == context_.sets) {
+        return;
+      }
+      upcoming_.add<T>(call_.grad_out, in_.sets, set, pixels);
+      upcoming_.add<T>(in_.out, in_.sets, set, pixels);
+      upcoming_.add<T>(in_.query, in_.sets, set, pixels);
+    }
+    upcoming_.add<T>(in_.value, in_.sets, set, strip_of(pixels, index));
+    upcoming_.add<T>(in_.key, in_.sets, set, strip_of(pixels, index));
+    if (in_.shared) {
+      upcoming_.add<T>(call_.grad_out, in_.sets, set, strip_of(pixels, index));
     }
   }
 
@@ -235,10 +254,10 @@ class Backward {
             const Sums& theirs) {
     const Word* const query = query_ + rows.begin * left_pitch<Word>(depth_);
     const Word* const grad = grad_ + rows.begin * left_pitch<Word>(channels_);
-    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_);
-    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_);
+    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_, upcoming_);
+    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_, upcoming_);
     differentiate(scores_, forth_, rows.count, columns.count, in_.scale, known(set, first));
-    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_);
+    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_, upcoming_);
     add_to_columns(scores_, columns.count, rows, theirs.key, forth_, theirs.value);
   }
 
@@ -248,9 +267,9 @@ class Backward {
                       const float* weights, float* value) {
     const int64_t first = rows.begin / per_word<Word>;
     add_columns(scores, count, own_query_ + first * row_pitch(depth_), rows.count, depth_, key,
-                pairs_);
+                pairs_, upcoming_);
     add_columns(weights, count, own_grad_ + first * row_pitch(channels_), rows.count, channels_,
-                value, pairs_);
+                value, pairs_, upcoming_);
   }
 
   // As queries and keys of a strip of another block, `both`, or as one side of pairs within one.
@@ -259,13 +278,14 @@ class Backward {
     const Word* const query = query_ + rows.begin * left_pitch<Word>(depth_);
     const Word* const grad = grad_ + rows.begin * left_pitch<Word>(channels_);
     const Word* const value = value_ + rows.begin * left_pitch<Word>(channels_);
-    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_);
-    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_);
-    scores_of(value, rows.count, channels_, turned_grad_, columns.count, back_);
+    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_, upcoming_);
+    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_, upcoming_);
+    scores_of(value, rows.count, channels_, turned_grad_, columns.count, back_, upcoming_);
     differentiate_both(scores_, forth_, back_, rows.count, columns.count, in_.scale,
                        known(set, first), known(set, columns.begin));
-    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_);
-    add_rows(back_, rows.count, strip_grad_, columns.count, channels_, mine.value, pairs_);
+    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_, upcoming_);
+    add_rows(back_, rows.count, strip_grad_, columns.count, channels_, mine.value, pairs_,
+             upcoming_);
     if (both) {
       add_to_columns(scores_, columns.count, rows, theirs.query, forth_, theirs.value);
     }
@@ -305,6 +325,7 @@ class Backward {
   Word* pairs_;                     // of weights
   float *scores_, *forth_, *back_;  // [at_once, score_pitch]
   float* own_sums_;                 // of a set that is one block
+  Upcoming upcoming_;
   // rows, in that memory unless they lay so
   const Word *query_ = nullptr, *grad_ = nullptr, *value_ = nullptr;
   // paired

@@ -182,16 +182,30 @@ class Forward {
     query_ = rows_of<T>(call_.query, call_.sets, set, pixels, query_memory_);
   }
 
+  // What is loaded next: strip `index` of `pixels` or, where a set is one block, the set after.
+  void expect(int64_t set, Range pixels, int64_t index, int64_t strips) {
+    upcoming_.clear();
+    if (index == strips) {
+      index = 0;
+      if (context_.pixels > most_block || ++set == context_.sets) {
+        return;
+      }
+      upcoming_.add<T>(call_.query, call_.sets, set, pixels);
+    }
+    upcoming_.add<T>(call_.key, call_.sets, set, strip_of(pixels, index));
+    upcoming_.add<T>(call_.value, call_.sets, set, strip_of(pixels, index));
+  }
+
   // Calls visit(strip) with keys and values of each strip loaded.
   template <typename Visit>
   void for_each_strip(int64_t set, Range pixels, const Visit& visit) {
     const int64_t strips = parts_of(pixels.count, strip);
     for (int64_t s = 0; s < strips; ++s) {
-      Range at = part(pixels.count, strips, s, panel);
-      at.begin += pixels.begin;
+      const Range at = strip_of(pixels, s);
       turn(rows_of<T>(call_.key, call_.sets, set, at, key_memory_), at.count, depth_, turned_);
       value_ = paired(rows_of<T>(call_.value, call_.sets, set, at, value_memory_), at.count,
                       channels_, value_pairs_);
+      expect(set, pixels, s + 1, strips);
       visit(at);
     }
   }
@@ -204,13 +218,13 @@ class Forward {
       const Sums sums{mine.out + rows.begin * pitch, mine.greatest + rows.begin,
                       mine.total + rows.begin};
       scores_of(query_ + rows.begin * left_pitch<Word>(depth_), rows.count, depth_, turned_, width,
-                scores_);
+                scores_, upcoming_);
       weigh_rows(scores_, rows.count, width, call_.scale, sums, channels_, weights_);
-      add_rows(weights_, rows.count, value_, width, channels_, sums.out, pairs_);
+      add_rows(weights_, rows.count, value_, width, channels_, sums.out, pairs_, upcoming_);
       if (theirs) {
         weigh_columns(scores_, rows.count, width, call_.scale, *theirs, channels_);
         add_columns(scores_, width, own_value_ + rows.begin / per_word<Word> * pitch, rows.count,
-                    channels_, theirs->out, pairs_);
+                    channels_, theirs->out, pairs_, upcoming_);
       }
     }
   }
@@ -246,7 +260,8 @@ class Forward {
   float *scores_, *weights_;           // [at_once, score_pitch]
   Word* pairs_;                        // of weights
   float* statistics_;                  // [2, most_block]
-  const Word* query_ = nullptr;        // rows, in that memory unless they lay so
+  Upcoming upcoming_;
+  const Word* query_ = nullptr;                         // rows, in that memory unless they lay so
   const Word *own_value_ = nullptr, *value_ = nullptr;  // paired
 };
 

@@ -106,7 +106,11 @@ template <typename T, Activation kind, bool from_input>
 class Backward {
  public:
   explicit Backward(const InPlaceAbnBackward& call)
-      : call_(call), kept_(call.kept), recover_(call), pitch_(pitch_of(kept_)) {}
+      : call_(call),
+        kept_(call.kept),
+        recover_(call),
+        pitch_(pitch_of(kept_)),
+        streamed_(is_streamed<T>(call.grad_x, call.grad_z)) {}
 
   // Both halves, or the sums alone.
   bool run(bool sums_alone) const {
@@ -247,11 +251,9 @@ class Backward {
     const T* const grad = at<T>(call_.grad_z, image, channel, pixel);
     const T* const kept = at<T>(kept_, image, channel, pixel);
     T* const grad_x = at<T>(call_.grad_x, image, channel, pixel);
-    for_vectors(count, [&](int64_t i, int64_t left) {
+    write_vectors(grad_x, count, streamed_, [&](int64_t i, int64_t left) {
       const Recovered value = recover_(load_some(grad + i, left), load_some(kept + i, left), c, i);
-      const vfloat result =
-          c(recovery, i) * value.grad + c(recovery + 1, i) * value.centered + c(recovery + 2, i);
-      store_some(grad_x + i, result, left);
+      return c(recovery, i) * value.grad + c(recovery + 1, i) * value.centered + c(recovery + 2, i);
     });
   }
 
@@ -261,6 +263,7 @@ class Backward {
   const Map& kept_;
   const Recover<T, kind, from_input> recover_;
   const int64_t pitch_;
+  const bool streamed_;
 };
 
 bool run(const InPlaceAbnBackward& call, bool sums_alone) {

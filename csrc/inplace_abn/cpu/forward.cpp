@@ -184,10 +184,10 @@ inline vfloat activate(vfloat y, float parameter) {
 }
 
 template <typename T, Activation kind, typename Coefficients>
-void apply(const T* x, T* z, int64_t count, float parameter, const Coefficients& c) {
-  for_vectors(count, [&](int64_t i, int64_t left) {
+void apply(const T* x, T* z, int64_t count, float parameter, bool streamed, const Coefficients& c) {
+  write_vectors(z, count, streamed, [&](int64_t i, int64_t left) {
     const vfloat y = (load_some(x + i, left) - c(0, i)) * c(1, i) + c(2, i);
-    store_some(z + i, activate<kind>(y, parameter), left);
+    return activate<kind>(y, parameter);
   });
 }
 
@@ -198,7 +198,7 @@ void apply_to_channel(const InPlaceAbn& call, int64_t channel) {
   const Uniform<coefficients> c(values);
   for (int64_t image = 0; image < call.x.batch; ++image) {
     apply<T, kind>(at<T>(call.x, image, channel, 0), at<T>(call.z, image, channel, 0),
-                   call.x.pixels, call.parameter, c);
+                   call.x.pixels, call.parameter, is_streamed<T>(call.z, call.x), c);
   }
 }
 
@@ -226,12 +226,13 @@ bool run_tasks(const InPlaceAbn& call) {
   for (int64_t c = 0; c < x.channels; ++c) {
     find_coefficients(call, c, values + c, pitch);
   }
+  const bool streamed = is_streamed<T>(call.z, x);
   in_parallel(tasks_of(x), task_pixels * x.channels, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const Run run = run_of(x, task);
       for (int64_t pixel = run.begin; pixel < run.end; ++pixel) {
         apply<T, kind>(at<T>(x, run.image, 0, pixel), at<T>(call.z, run.image, 0, pixel),
-                       x.channels, call.parameter, Rows{values, pitch});
+                       x.channels, call.parameter, streamed, Rows{values, pitch});
       }
     }
   });

@@ -7,9 +7,8 @@
 // their own: Uniform or Rows.
 #pragma once
 
-#include "common/map.h"
 #include "common/parallel.h"
-#include "common/simd.h"
+#include "common/stream.h"
 
 namespace openseg::OPENSEG_ISA {
 namespace {
@@ -52,6 +51,32 @@ inline void for_vectors(int64_t count, const Body& body) {
   if (first < count) {
     body(first, count - first);
   }
+}
+
+// to[first..] = value(first, count) for each vector of 0..count, whole lines past the cache where
+// `streamed`: then vectors begin anew where the first line of `to` does.
+template <typename T, typename Value>
+inline void write_vectors(T* to, int64_t count, bool streamed, const Value& value) {
+  int64_t begin = 0;
+  if (streamed) {
+    const int64_t before = -(uintptr_t)to % line_bytes / sizeof(T);
+    begin = before < count ? before : count;
+    for_vectors(begin, [&](int64_t i, int64_t left) { store_some(to + i, value(i, left), left); });
+    for (; begin + lanes <= count; begin += lanes) {
+      stream_float(to + begin, value(begin, lanes));
+    }
+  }
+  for_vectors(count - begin, [&](int64_t i, int64_t left) {
+    store_some(to + begin + i, value(begin + i, left), left);
+  });
+}
+
+// Whether a result is to be streamed: not one that takes the place of what is read. Rows of
+// channels are, where none begins within a line.
+template <typename T>
+bool is_streamed(const Map& result, const Map& read) {
+  return is_large<T>(result) && result.data != read.data &&
+         (!channels_are_neighbours(result) || begins_lines<T>(result));
 }
 
 template <int size>

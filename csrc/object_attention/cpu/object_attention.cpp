@@ -77,7 +77,7 @@ class Forward {
       }
       key_.project(pixels_of<T>(call_.query, image, pixel, count), packed_, scores_);
       softmax(scores_, call_.key.pixels, call_.scale);
-      value_.expand(scores_, packed_, pixels_of<T>(call_.out, image, pixel, count));
+      value_.template expand<T>(scores_, packed_, call_.out, image, pixel, count);
     }
   }
 
@@ -161,7 +161,7 @@ class Backward {
     reduce(weights_, regions, grad_out, packed_, sum_value);
     softmax_backward(weights_, grad_, regions, in_.scale);
     reduce(grad_, regions, query, packed_, sum_key);
-    key_out_.expand(grad_, packed_, pixels_of<T>(call_.grad_query, image, pixel, count));
+    key_out_.template expand<T>(grad_, packed_, call_.grad_query, image, pixel, count);
   }
 
   static int64_t bytes(const ObjectAttention& call) {

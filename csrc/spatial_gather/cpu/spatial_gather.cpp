@@ -232,7 +232,7 @@ class Backward {
         store(grad, in_.scale * weight * (load<vfloat>(grad) - means_[k]));
       }
     }
-    expansion_.expand(weights_, packed_, pixels_of<T>(call_.grad_features, image, pixel, count));
+    expansion_.template expand<T>(weights_, packed_, call_.grad_features, image, pixel, count);
     OPENSEG_DISPATCH_FLOATING(
         in_.logits.dtype,
         store_grad(pixels_of<scalar_t>(call_.grad_logits, image, pixel, count), (float*)packed_))
