@@ -14,19 +14,20 @@ constexpr int most_dots = 5;
 // Pixels from those that are read to those that are fetched.
 template <typename Word>
 constexpr int fetched = 8 * per_word<Word>;
-template <typename Word>  // whose words, of a panel, stay in registers
-constexpr int sum_pixels = (lanes == 16 ? 8 : 4) * per_word<Word>;
 
 template <int count>
 struct Count {
   static constexpr int value = count;
 };
 
+template <typename Word, typename T>
+constexpr bool has_words = sizeof(T) * per_word<Word> == sizeof(Word);
+
 // Whether `map`, as [channels, pixels], can be read so: in whole words from each pixel to the next.
 template <typename Word, typename T>
 bool lies_in_rows(const Matrix<T>& map, int64_t regions) {
-  return sizeof(T) * per_word<Word> == sizeof(Word) && map.stride_row == 1 &&
-         map.stride_column % per_word<Word> == 0 && map.rows % panel == 0 && regions <= few_regions;
+  return map.stride_row == 1 && map.stride_column % per_word<Word> == 0 && map.rows % panel == 0 &&
+         regions <= few_regions;
 }
 
 #if defined(__AVX512F__)
@@ -152,31 +153,50 @@ struct RegionRows {
   }
 };
 
-// sums[k, c] += Σ_n weights[k, n] · pixels[n, c] for `count` rows of pixels; a word of weights for
-// each pixel, or pair of them, of a row at `pitch_weights`.
-template <int count, typename Word, typename T>
-void add_pixels(const Word* weights, int64_t pitch_weights, int64_t regions, const T* pixels,
-                int64_t pitch_pixels, int64_t channels, float* sums) {
-  constexpr int depth = (count + per_word<Word> - 1) / per_word<Word>;
-  static constexpr T none[lanes] = {};
+// sums[k, c] += Σ_n weights[k, n] · map[c, n] of a map that lies in rows; weights are at a pitch of
+// `block`. The next block is fetched along with the products of the first regions.
+inline void reduce_rows(const float* weights, int64_t regions, const Matrix<float>& map, float*,
+                        float* sums) {
+  const int64_t tiles = (regions + most_rows - 1) / most_rows, pitch = map.stride_column;
+  for (int64_t c = 0; c < map.rows; c += panel) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t begin = t * regions / tiles, end = (t + 1) * regions / tiles;
+      const int64_t later = t == 0 ? block * pitch : 0;
+      const Operands<float> in{
+          weights + begin * block, block, map.data + c, pitch, 0, map.columns, later};
+      tile_of<most_rows, Into::add, Rows::apart>(end - begin, in, sums + begin * map.rows + c,
+                                                 map.rows, panel);
+    }
+  }
+}
+
+#if defined(__AVX512BF16__)
+constexpr int sum_pixels = 16;  // whose words, of a panel, stay in registers
+
+// The same for `count` pixels; a word of weights for each pair of them, of a row at a pitch of
+// words(block).
+template <int count>
+void add_pixels(const Pair* weights, int64_t regions, const bfloat16* pixels, int64_t pitch,
+                int64_t channels, float* sums) {
+  constexpr int depth = (count + 1) / 2;
+  static constexpr bfloat16 none[lanes] = {};
   for (int64_t c = 0; c < channels; c += panel) {
     vuint values[depth][2];
 #pragma GCC unroll 8
     for (int i = 0; i < depth; ++i) {
-      const T* const first = pixels + i * per_word<Word> * pitch_pixels + c;
-      const bool paired = (i + 1) * per_word<Word> <= count;
-      const T* const second = first + (per_word<Word> - 1) * pitch_pixels;
-      fetch_panel(first, fetched<Word> * pitch_pixels);
-      fetch_panel(second, fetched<Word> * pitch_pixels);
-      values[i][0] = words_of<Word>(first, paired ? second : none);
-      values[i][1] = words_of<Word>(first + lanes, paired ? second + lanes : none);
+      const bfloat16* const first = pixels + 2 * i * pitch + c;
+      const bool paired = 2 * (i + 1) <= count;
+      fetch_panel(first, fetched<Pair> * pitch);
+      fetch_panel(first + pitch, fetched<Pair> * pitch);
+      values[i][0] = words_of<Pair>(first, paired ? first + pitch : none);
+      values[i][1] = words_of<Pair>(first + lanes, paired ? first + pitch + lanes : none);
     }
     for (int64_t k = 0; k < regions; ++k) {
       float* const sum = sums + k * channels + c;
       vfloat left{}, right{};  // on their own: one long sum would round off much more
 #pragma GCC unroll 8
       for (int i = 0; i < depth; ++i) {
-        const Word weight = weights[k * pitch_weights + i];
+        const Pair weight = weights[k * words<Pair>(block) + i];
         left = multiply_add(left, weight, (vfloat)values[i][0]);
         right = multiply_add(right, weight, (vfloat)values[i][1]);
       }
@@ -186,34 +206,29 @@ void add_pixels(const Word* weights, int64_t pitch_weights, int64_t regions, con
   }
 }
 
-// sums[k, c] += Σ_n weights[k, n] · map[c, n] of a map that lies in rows; weights are at a pitch of
-// `block`. `packed`: [K, block] words.
-template <typename Word, typename T>
-void reduce_rows(const float* weights, int64_t regions, const Matrix<T>& map, Word* packed,
-                 float* sums) {
-  const Word* words_of_weights = packed;
-  if constexpr (per_word<Word> == 1) {
-    words_of_weights = weights;
-  } else {
-    for (int64_t x = 0; x < regions * block; x += lanes) {
-      store_float((bfloat16*)packed + x, load<vfloat>(weights + x));
-    }
-    for (int64_t k = 0; map.columns < block && k < regions; ++k) {  // the other half of a last word
-      ((bfloat16*)packed)[k * block + map.columns] = {};
-    }
+// `packed`: [K, words(block)]. Rows of two pixels are made into words in registers.
+inline void reduce_rows(const float* weights, int64_t regions, const Matrix<bfloat16>& map,
+                        Pair* packed, float* sums) {
+  bfloat16* const halves = (bfloat16*)packed;
+  for (int64_t x = 0; x < regions * block; x += lanes) {
+    store_float(halves + x, load<vfloat>(weights + x));
+  }
+  for (int64_t k = 0; map.columns < block && k < regions; ++k) {  // the other half of a last word
+    halves[k * block + map.columns] = {};
   }
   int64_t n = 0;
   const auto run = [&](auto count) {
     constexpr int together = decltype(count)::value;
     for (; n + together <= map.columns; n += together) {
-      add_pixels<together>(words_of_weights + n / per_word<Word>, block / per_word<Word>, regions,
-                           map.data + n * map.stride_column, map.stride_column, map.rows, sums);
+      add_pixels<together>(packed + n / 2, regions, map.data + n * map.stride_column,
+                           map.stride_column, map.rows, sums);
     }
   };
-  run(Count<sum_pixels<Word>>{});
-  run(Count<per_word<Word>>{});
+  run(Count<sum_pixels>{});
+  run(Count<2>{});
   run(Count<1>{});
 }
+#endif
 
 }  // namespace
 }  // namespace openseg::OPENSEG_ISA

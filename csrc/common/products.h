@@ -274,6 +274,8 @@ struct Operands {
   const Word* b;  // [panels, depth, pitch_b]
   int64_t pitch_b, panel_pitch;
   int64_t depth;  // words
+  int64_t later =
+      0;  // from a row of b to one that is fetched with it, to the second cache; 0: none
 };
 
 // stream: whole panels past the cache, see common/stream.h; add: whole panels of floats.
@@ -295,6 +297,10 @@ void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
   const Word* b = in.b;
   for (int64_t r = 0; r < in.depth; ++r, b += in.pitch_b) {
     const vfloat left = load<vfloat>(b), right = load<vfloat>(b + lanes);
+    if (in.later) {
+      __builtin_prefetch(b + in.later, 0, 2);
+      __builtin_prefetch(b + in.later + lanes, 0, 2);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
       const Word factor = lie == Rows::adjacent ? a[i] : a[i * in.pitch_a];

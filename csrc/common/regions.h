@@ -40,8 +40,10 @@ struct Projection {
   // `packed`: [slice, block] words.
   template <typename T>
   void project(const Matrix<T>& map, Word* packed, float* scores) const {
-    if (lies_in_rows<Word>(map, regions)) {
-      return rows.project(map, scores);
+    if constexpr (has_words<Word, T>) {
+      if (lies_in_rows<Word>(map, regions)) {
+        return rows.project(map, scores);
+      }
     }
     constexpr int64_t step = slice * per_word<Word>;
     const int64_t columns = round_up(map.columns, panel);
@@ -119,8 +121,10 @@ struct Expansion {
 template <typename Word, typename T>
 void reduce(const float* weights, int64_t regions, const Matrix<T>& map, Word* packed,
             float* sums) {
-  if (lies_in_rows<Word>(map, regions)) {
-    return reduce_rows(weights, regions, map, packed, sums);
+  if constexpr (has_words<Word, T>) {
+    if (lies_in_rows<Word>(map, regions)) {
+      return reduce_rows(weights, regions, map, packed, sums);
+    }
   }
   const int64_t pitch = round_up(regions, panel), depth = words<Word>(map.columns);
   Word* const piece = packed + block * pitch;
