@@ -30,22 +30,34 @@ bool lies_in_rows(const Matrix<T>& map, int64_t regions) {
          regions <= few_regions;
 }
 
+// Of each four lanes of a and b, those that are named: 0 to 3 are of a, 4 to 7 of b.
+inline vfloat choose(vfloat a, vfloat b, int first, int second, int third, int fourth) {
+  const int named[] = {first, second, third, fourth};
+  vint from;
+  for (int lane = 0; lane < lanes; ++lane) {
+    const int name = named[lane % 4];
+    from[lane] = lane / 4 * 4 + name % 4 + (name < 4 ? 0 : lanes);
+  }
+  return __builtin_shuffle(a, b, from);
+}
+
+// The sums of the lanes of four vectors.
+inline __m128 sums_of(vfloat a, vfloat b, vfloat c, vfloat d) {
+  const vfloat ab = choose(a, b, 0, 4, 1, 5) + choose(a, b, 2, 6, 3, 7);
+  const vfloat cd = choose(c, d, 0, 4, 1, 5) + choose(c, d, 2, 6, 3, 7);
+  const vfloat all = choose(ab, cd, 0, 1, 4, 5) + choose(ab, cd, 2, 3, 6, 7);
 #if defined(__AVX512F__)
-inline __m128 four_sums(vfloat values) {
-  const __m512 all = (__m512)values;
-  const __m256 half = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
-  return _mm256_castps256_ps128(half) + _mm256_extractf128_ps(half, 1);
-}
+  const __m512 quarters = (__m512)all;
+  const __m256 halves = _mm512_castps512_ps256(quarters) + _mm512_extractf32x8_ps(quarters, 1);
 #elif defined(__AVX2__)
-inline __m128 four_sums(vfloat values) {
-  const __m256 all = (__m256)values;
-  return _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1);
-}
-#else
-inline __m128 four_sums(vfloat values) {
-  return (__m128)values;
-}
+  const __m256 halves = (__m256)all;
 #endif
+#if defined(__AVX2__)
+  return _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1);
+#else
+  return (__m128)all;
+#endif
+}
 
 // scores[k, n] = Σ_c regions[k, c] · pixels[n, c] at a pitch of `block`; the pitches of both are in
 // words.
@@ -78,13 +90,12 @@ void dots(const Word* pixels, int64_t pitch_pixels, const Word* regions, int64_t
   }
 #pragma GCC unroll 8
   for (int k = 0; k < region_count; ++k) {
-    __m128 of_pixel[4] = {};
+    vfloat of_pixel[4] = {};
 #pragma GCC unroll 8
     for (int n = 0; n < pixel_count; ++n) {
-      of_pixel[n] = four_sums(sums[k][n]);
+      of_pixel[n] = sums[k][n];
     }
-    _MM_TRANSPOSE4_PS(of_pixel[0], of_pixel[1], of_pixel[2], of_pixel[3]);
-    const __m128 total = (of_pixel[0] + of_pixel[1]) + (of_pixel[2] + of_pixel[3]);
+    const __m128 total = sums_of(of_pixel[0], of_pixel[1], of_pixel[2], of_pixel[3]);
     std::memcpy(scores + k * block, &total, pixel_count * sizeof(float));
   }
 }
