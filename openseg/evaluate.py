@@ -18,14 +18,14 @@ from openseg.build import (
     build_val_set,
     load_predictor,
 )
-from openseg.build.refinement import RefinedInference, Refinement
+from openseg.build.refinement import Refinement, find_offsets
 from openseg.cli import height_and_width, run
 from openseg.config import Config, load_config
 from openseg.config.loading import restore_config
 from openseg.data import DatasetInfo, Normalize
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.distributed import process_group
-from openseg.engine.evaluation import LabelsOf, check_classes, evaluate
+from openseg.engine.evaluation import check_classes, evaluate
 from openseg.engine.evaluation_report import print_report, write_report
 from openseg.engine.files import make_folder
 from openseg.engine.progress import show_progress
@@ -54,20 +54,20 @@ def main() -> None:
         infer = build_inference(config, dataset.info, model)
         normalize = Normalize.from_dict(meta["normalize"])
         transform = build_eval_transform(config, normalize)
-        labels_of: LabelsOf = infer
+        refine = None
         if options.segfix is not None:
-            refine = Refinement(options.segfix, infer.device, options.segfix_slide)
-            labels_of = RefinedInference(infer, refine, normalize)
+            offsets_of = find_offsets(options.segfix, dataset, infer.device, options.segfix_slide)
+            refine = Refinement(offsets_of, normalize)
         save = None
         if options.submission is not None:
             save = Submission(options.submission, dataset.info.label_ids)
         if process.is_main:
             _warn_of_other_names(meta["classes"], dataset.info)
         with show_progress("evaluating") if process.is_main else nullcontext() as progress:
-            workers = config.data.workers
             metrics = evaluate(
-                labels_of, dataset, transform, workers=workers, progress=progress, save=save
-            )
+                infer, dataset, transform, workers=config.data.workers, progress=progress,
+                refine=refine, save=save,
+            )  # fmt: skip
         if not process.is_main:
             return
     if save is not None:
@@ -131,8 +131,9 @@ def _parse() -> argparse.Namespace:
         help="write the predictions as the data set's own server wants them",
     )  # fmt: skip
     parser.add_argument(
-        "--segfix", type=Path, metavar="FILE", help="mend labels near borders by this network"
-    )
+        "--segfix", type=Path, metavar="FILE",
+        help="mend labels near borders by this network, or by a folder of its offsets, NAME.mat",
+    )  # fmt: skip
     parser.add_argument(
         "--segfix-slide", type=height_and_width, metavar="H,W",
         help="overlapping windows for it instead of one pass; published: 512,512",

@@ -153,7 +153,7 @@ def test_sbd_belongs_to_voc(tmp_path, prepared, words, capsys):
 
 def test_an_interrupted_conversion_goes_on(tmp_path, prepared, monkeypatch, capsys):
     miniature.published_coco_stuff_10k(tmp_path / "source")
-    read, output = conversion._load_matlab, tmp_path / "output"
+    read, output = conversion.load_matlab, tmp_path / "output"
     calls = []
 
     def interrupted(path, name):
@@ -162,7 +162,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path, prepared, monkeypatch, caps
             raise KeyboardInterrupt
         return read(path, name)
 
-    monkeypatch.setattr(conversion, "_load_matlab", interrupted)
+    monkeypatch.setattr(conversion, "load_matlab", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepared("coco_stuff_10k")
     assert not (output / "train").exists()
@@ -212,13 +212,18 @@ def exceed(root):
     miniature.write_matlab(root / "annotations" / "COCO_0.mat", S=MAPS.astype(np.uint16))
 
 
+def halve(root):
+    miniature.write_matlab(root / "annotations" / "COCO_0.mat", S=(MAPS % 256) / 2)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (remove, r"COCO_1\.mat: there is no such file \(1 of 6 are missing\)"),
         (truncate, r"COCO_0\.mat: cannot be read as a MATLAB file"),
         (rename, r"COCO_0\.mat: has no label map 'S'"),
-        (exceed, r"COCO_0\.mat: label values 0 to 767; expected 0 to 255"),
+        (exceed, r"COCO_0\.mat: label values 0 to 767; expected whole numbers, 0 to 255"),
+        (halve, r"COCO_0\.mat: label values 0\.0 to 127\.5; expected whole numbers"),
     ],
 )
 def test_damage_is_named(tmp_path, prepared, damage, message):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from openseg import evaluate, refine, train
 from openseg.build import build_datasets
-from openseg.build.refinement import Refinement
+from openseg.build.refinement import PredictedOffsets
 from openseg.config import load_config
 from openseg.engine.checkpoints import read_checkpoint, save_checkpoint
 from openseg.errors import CheckpointError, ConfigError, DataError, OutputError
@@ -136,16 +136,29 @@ def test_it_mends_labels_while_they_are_evaluated_as_it_mends_files(
     words = ("--checkpoint", drawn, "--labels", tmp_path / "plain", "--output", tmp_path / "files")
     run(monkeypatch, refine, *words, images, *of_refine)
     assert "2 label maps, " in capsys.readouterr().out
+    kept = tmp_path / "kept"
+    run(monkeypatch, refine, "--checkpoint", drawn, "--write-offsets", "--output", kept, images,
+        *of_refine)  # fmt: skip
+    words = ("--checkpoint", checkpoint(trained, "fcn"), "--segfix", kept, "--submission")
+    run(monkeypatch, evaluate, *words, tmp_path / "by_file")
     changed = 0
     for path in (tmp_path / "plain").iterdir():
-        plain, mended, file = (np.array(Image.open(tmp_path / kind / path.name))
-                               for kind in ("plain", "mended", "files"))  # fmt: skip
+        kinds = ("plain", "mended", "files", "by_file")
+        maps = [np.array(Image.open(tmp_path / kind / path.name)) for kind in kinds]
+        plain, mended, file, by_file = maps
         np.testing.assert_array_equal(mended, file)
+        np.testing.assert_array_equal(mended, by_file)
         assert set(np.unique(file)) <= set(np.unique(plain))
         changed += (plain != file).sum()
     assert changed > 0
     with pytest.raises(OutputError, match="there already; --overwrite"):
-        run(monkeypatch, refine, *words, images)
+        run(monkeypatch, refine, "--checkpoint", drawn, "--labels", tmp_path / "plain",
+            "--output", tmp_path / "files", images)  # fmt: skip
+    (kept / "bonn_val_1_leftImg8bit.mat").unlink()
+    with pytest.raises(DataError, match=r"val_1_leftImg8bit\.mat: there is no .*1 of 2 lack"):
+        run(monkeypatch, evaluate, *words, tmp_path / "by_file")
+    with pytest.raises(ConfigError, match=r"--segfix-slide: belongs to a network, and .* a folder"):
+        run(monkeypatch, evaluate, *words, tmp_path / "by_file", "--segfix-slide", "9,9")
 
 
 @pytest.fixture
@@ -155,33 +168,34 @@ def street():
 
 
 def test_windows_of_it_overlap_by_two_thirds_as_published(drawn, street):
-    image, labels = street
-    refine = Refinement(drawn, "cpu", slide=(24, 33))
-    inputs = torch.from_numpy(refine.normalize(image))[None]
+    image, _ = street
+    predict = PredictedOffsets(drawn, "cpu", slide=(24, 33))
+    inputs = torch.from_numpy(predict.normalize(image))[None]
     total, count = torch.zeros(1, 10, 40, 60), torch.zeros(40, 60)
     for top in (0, 8, 16):
         for left in (0, 11, 22, 27):
             window = np.s_[..., top : top + 24, left : left + 33]
             with torch.no_grad():
-                output = refine.model(inputs[window])
+                output = predict.model(inputs[window])
             maps = torch.cat([output.main.softmax(1), output.aux["direction"]], 1)
             total[window] += F.interpolate(maps, (24, 33), mode="bilinear", align_corners=True)
             count[window] += 1
     mean = total / count
     steps = torch.tensor([(0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1)])
-    offsets = steps[mean[:, 2:].argmax(1)] * (mean[:, 1:2] > 0.5).movedim(1, -1)
-    expected = refine_labels(labels[None], offsets.movedim(-1, 1))[0]
-    assert torch.equal(refine(image, labels), expected)
-    assert 0.1 < offsets.any(-1).float().mean() < 0.9
-    whole = Refinement(drawn, "cpu")(image, labels)
-    assert not torch.equal(expected, whole)
+    expected = steps[mean[:, 2:].argmax(1)] * (mean[:, 1:2] > 0.5).movedim(1, -1)
+    assert torch.equal(predict("", image), expected.movedim(-1, 1)[0])
+    assert 0.1 < expected.any(-1).float().mean() < 0.9
+    assert not torch.equal(predict("", image), PredictedOffsets(drawn, "cpu")("", image))
 
 
 def test_a_mirrored_pass_exchanges_left_and_right(drawn, street):
     """With it, the mended labels of a mirrored image are the mirrored ones of the image."""
     image, labels = street
-    refine = Refinement(drawn, "cpu", flip=True, scale=1)
-    mended, mirrored = refine(image, labels), refine(image[:, ::-1].copy(), labels.flip(1))
+    predict = PredictedOffsets(drawn, "cpu", flip=True)
+    mended, mirrored = (
+        refine_labels(maps[None], predict("", pixels)[None], scale=1)[0]
+        for pixels, maps in ((image, labels), (image[:, ::-1].copy(), labels.flip(1)))
+    )
     assert torch.equal(mended, mirrored.flip(1))
     columns = (mended - labels + 1) % 60 - 1  # -1, 0 or 1 wherever they are from
     assert {-1, 0, 1} <= set(columns[1:-1, 1:-1].unique().tolist())

@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""SegFix beside another network: labels near a border are taken from further inside."""
+"""SegFix beside another network: labels near a border are taken from further inside.
 
+Where from is said by a SegFix network, which sees the image, or by files of its offsets.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from openseg.build import load_predictor
-from openseg.data import Normalize
+from openseg.data import Dataset, Normalize, PairedDataset
+from openseg.data.offset_files import read_offsets
 from openseg.engine.inference import Inference, Size
-from openseg.errors import CheckpointError, ConfigError
+from openseg.errors import CheckpointError, ConfigError, DataError
 from openseg.models import SegmentationOutput, refine_labels
 from openseg.models.segfix import MIRRORED_SCORES, SegFix
 
 
-class Refinement:
-    """The SegFix network of a checkpoint, which sees images as they are.
+class OffsetsOf(Protocol):
+    """Offsets of the image with this name: int64 [2, H, W], (down, right), of its own size unless
+    another is given."""
+
+    def __call__(self, name: str, image: np.ndarray | None, size: Size | None = None) -> Tensor: ...
+
+
+class PredictedOffsets:
+    """By the SegFix network of a checkpoint, which sees images as they are: uint8 [h, w, 3] RGB.
 
     slide: (height, width) of windows that are averaged where they overlap, each a third of it from
         the next; (512, 512), the training crop, in the published test. None: one pass.
-    scale: steps from a border to where its label is taken from; published are 2, and 1 for masks of
-        instances.
     options: further arguments of `Inference`, such as flip=True.
 
     Raises CheckpointError where the checkpoint cannot be read or has another network, ConfigError
@@ -34,7 +44,6 @@ class Refinement:
         path: str | Path,
         device: str | torch.device = "auto",
         slide: Size | None = None,
-        scale: int = 2,
         **options: Any,
     ) -> None:
         model, meta = load_predictor(path, device)
@@ -49,15 +58,13 @@ class Refinement:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         self.model = model
-        self.scale = scale
         self.normalize = Normalize.from_dict(meta["normalize"])
 
-    def __call__(self, image: np.ndarray, labels: Tensor) -> Tensor:
-        """image: uint8 [h, w, 3] RGB. labels: [H, W], any dtype, of that image at any size."""
+    def __call__(self, name: str, image: np.ndarray | None, size: Size | None = None) -> Tensor:
+        assert image is not None
         pixels = torch.from_numpy(self.normalize(image))[None].to(self.infer.device)
-        scores = self.infer.logits(pixels)
-        offsets = self.model.offsets_of(scores, (labels.shape[0], labels.shape[1]))
-        return refine_labels(labels[None], offsets.to(labels.device), self.scale)[0]
+        size = size or (image.shape[0], image.shape[1])
+        return self.model.offsets_of(self.infer.logits(pixels), size)[0]
 
 
 class _Scores(nn.Module):
@@ -72,19 +79,68 @@ class _Scores(nn.Module):
         return SegmentationOutput(self.model.scores(images), {})
 
 
-class RefinedInference:
-    """An `Inference` whose labels are refined.
+class KeptOffsets:
+    """From the files NAME.mat of a folder, such as the published offset_semantic; no image is seen.
 
-    normalize: of the images that it is given, which SegFix may want normalised otherwise.
+    Raises DataError where there is no such folder, and later where a file does not fit.
     """
 
-    def __init__(self, infer: Inference, refine: Refinement, normalize: Normalize) -> None:
-        self.infer = infer
-        self.refine = refine
-        self.normalize = normalize
-        self.device = infer.device
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: there is no such folder; expected offsets, NAME.mat each")
+        self.folder = folder
 
-    def __call__(self, images: Tensor, size: Size | None = None) -> Tensor:
-        """images: one, normalised, float32 [C, h, w]. Labels as those of `Inference`, [H, W]."""
-        labels = self.infer(images, size)
-        return self.refine(self.normalize.undo(images.cpu().numpy()), labels)
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.mat"
+
+    def require(self, names: Iterable[str]) -> None:
+        """DataError where one of them has no file."""
+        names = list(names)
+        missing = [name for name in names if not self.path(name).is_file()]
+        if missing:
+            raise DataError(
+                f"{self.path(missing[0])}: there is no such file; expected the offsets of each "
+                f"image ({len(missing)} of {len(names)} lack theirs)"
+            )
+
+    def __call__(self, name: str, image: np.ndarray | None, size: Size | None = None) -> Tensor:
+        offsets = read_offsets(self.path(name))
+        if size is not None and offsets.shape[:2] != size:
+            raise DataError(
+                f"{self.path(name)}: offsets of {offsets.shape[1]}×{offsets.shape[0]} pixels "
+                f"given, {size[1]}×{size[0]} expected: that is the size of the labels"
+            )
+        return torch.from_numpy(offsets).movedim(2, 0)
+
+
+def find_offsets(
+    path: Path, dataset: Dataset, device: str | torch.device, slide: Size | None
+) -> OffsetsOf:
+    """Those of a network, or of a folder, which must have the offsets of every image."""
+    if not path.is_dir():
+        return PredictedOffsets(path, device, slide)
+    if slide is not None:
+        raise ConfigError(f"--segfix-slide: belongs to a network, and {path} is a folder")
+    kept = KeptOffsets(path)
+    if isinstance(dataset, PairedDataset):
+        kept.require(pair.name for pair in dataset.listing.pairs)
+    return kept
+
+
+class Refinement:
+    """What `evaluate` does to the labels of an image.
+
+    normalize: of the images that it is given, which SegFix may want normalised otherwise.
+    scale: steps from a border to where its label is taken from; 2 is published.
+    """
+
+    def __init__(self, offsets_of: OffsetsOf, normalize: Normalize, scale: int = 2) -> None:
+        self.offsets_of = offsets_of
+        self.normalize = normalize
+        self.scale = scale
+
+    def __call__(self, name: str, image: Tensor, labels: Tensor) -> Tensor:
+        """image: normalised, float32 [C, h, w]. labels: [H, W] of that image, at any size."""
+        pixels = self.normalize.undo(image.cpu().numpy())
+        offsets = self.offsets_of(name, pixels, (labels.shape[0], labels.shape[1]))
+        return refine_labels(labels[None], offsets[None].to(labels.device), self.scale)[0]

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from openseg.data.base import Dataset, DatasetInfo, Sample, unreadable
+from openseg.data.offset_files import read_targets
 from openseg.data.offsets import border_offsets
 from openseg.data.transforms import TrainTransform
 from openseg.errors import DataError, OutputError
@@ -25,7 +26,8 @@ class BorderOffsets:
     """Samples of `dataset` whose label is uint8 [H, W, 3]: label, distance and direction of
     `border_offsets`.
 
-    folder: where distance and direction are kept once they are computed, as NAME.png.
+    folder: where distance and direction are kept once they are computed, as NAME.png. A NAME.mat
+        of the published dt_offset that lies there is read in its place.
     instances: the instance map of an index, integers [H, W] that differ from one instance to the
         next. With it the borders are theirs, however small an instance is.
     """
@@ -57,8 +59,10 @@ class BorderOffsets:
     def _offsets(self, index: int, name: str, label: np.ndarray) -> np.ndarray:
         """Distance and direction, uint8 [H, W, 2]."""
         path = None if self.folder is None else self.folder / f"{name}.png"
-        if path is not None and path.exists():
-            return _read(path, label.shape)
+        if path is not None:
+            for kept in (path, path.with_suffix(".mat")):
+                if kept.exists():
+                    return _read(kept, label.shape)
         ignore = self.info.ignore_index
         if self.instances is None:
             offsets = np.stack(border_offsets(label, ignore), axis=2)
@@ -114,17 +118,21 @@ class BorderTransform(TrainTransform):
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            offsets = np.array(file)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise unreadable(path, error) from error
+    offsets = read_targets(path) if path.suffix == ".mat" else _open(path)
     if offsets.shape != (*shape, 2):
         raise DataError(
             f"{path}: distances and directions of shape {offsets.shape}, {(*shape, 2)} expected "
             "for this label: remove the file, which is then made anew"
         )
     return offsets
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            return np.array(file)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise unreadable(path, error) from error
 
 
 def _write(path: Path, offsets: np.ndarray) -> None:

@@ -6,35 +6,28 @@ image is counted by exactly one of them, and all of them return the metrics of t
 """
 
 from collections.abc import Callable, Sized
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from openseg.engine.inference import Size
+from openseg.engine.inference import Inference
 from openseg.engine.progress import Progress
 from openseg.errors import DataError, OpensegError
 from openseg.metrics import ConfusionMatrix, SegmentationMetrics
 
 
-class LabelsOf(Protocol):
-    """What `evaluate` runs: an `Inference`, or something that makes more of one."""
-
-    device: torch.device
-
-    def __call__(self, images: Tensor, size: Size | None = None) -> Tensor: ...
-
-
 def evaluate(
-    infer: LabelsOf,
+    infer: Inference,
     dataset: Any,
     transform: Callable[[Any], tuple[Any, Any]],
     num_classes: int | None = None,
     *,
     workers: int = 0,
     progress: Progress | None = None,
+    refine: Callable[[str, Tensor, Tensor], Tensor] | None = None,
     save: Callable[[str, Tensor], None] | None = None,
 ) -> SegmentationMetrics:
     """Metrics of `infer` on a data set with labels.
@@ -42,6 +35,7 @@ def evaluate(
     dataset: `dataset.load(index)` -> sample with a label; `dataset.info` has the class names.
     transform: sample -> (image float32 [C, H, W], label uint8 [h, w]) arrays. Where the transform
         resizes the image but not the label, predictions are brought to the label's size.
+    refine: (name, image [C, H, W], labels [h, w]) -> the labels to count and save for them.
     save: called with the name of each image of this process and its labels [h, w]. Images may then
         lack a label: they are predicted, at the size of the sample's image, and not counted.
     num_classes: classes of the network; the data set must have as many.
@@ -68,6 +62,8 @@ def evaluate(
             raise item
         image, label, size, name = item
         prediction = infer(image, size=size)
+        if refine is not None:
+            prediction = refine(name, image, prediction)
         if label is not None:
             _count(confusion, prediction, label.to(infer.device, non_blocking=True), name)
         if save is not None:

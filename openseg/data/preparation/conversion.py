@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from openseg.data.matlab import load_matlab
 from openseg.errors import DataError
 
 
@@ -47,7 +48,7 @@ def matlab_label(path: Path, key: str, table: np.ndarray | None = None) -> Calla
 
 def _read_matlab_label(path: Path, key: str, table: np.ndarray | None) -> np.ndarray:
     name, *fields = key.split(".")
-    values: Any = _load_matlab(path, name).get(name)
+    values: Any = load_matlab(path, name).get(name)
     try:
         for field in fields:
             values = values[field][0, 0]
@@ -55,26 +56,11 @@ def _read_matlab_label(path: Path, key: str, table: np.ndarray | None) -> np.nda
         values = None
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "uif":
         raise DataError(f"{path}: has no label map {key!r}; expected the published file")
-    values = values.astype(np.int64)
     last = 255 if table is None else len(table) - 1
-    if values.size and not 0 <= values.min() <= values.max() <= last:
+    ids = values.astype(np.int64)
+    if values.size and not (np.array_equal(ids, values) and 0 <= ids.min() <= ids.max() <= last):
         raise DataError(
-            f"{path}: label values {values.min()} to {values.max()}; expected 0 to {last}"
+            f"{path}: label values {values.min()} to {values.max()}; expected whole numbers, 0 to "
+            f"{last}"
         )
-    return (values if table is None else table[values]).astype(np.uint8)
-
-
-def _load_matlab(path: Path, name: str) -> dict[str, Any]:
-    try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise DataError(
-            f'{path}: reading MATLAB files needs scipy: pip install "openseg[datasets]"'
-        ) from error
-    try:
-        return loadmat(path, variable_names=[name])
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a MATLAB file ({error}); copy it again"
-        ) from error
+    return (ids if table is None else table[ids]).astype(np.uint8)
