@@ -36,6 +36,8 @@ overrides are the options of a configuration, such as
 def main() -> int:
     options = _parse()
     config = _config(options)
+    if options.output is not None:
+        make_folder(options.output)
     training = _check(config, config.data.train_split, config.data.train_list)
     checks = [training, _check(config, config.data.val_split, config.data.val_list)]
     found = [problems(check, check is training) for check in checks]
@@ -75,7 +77,7 @@ def _write(
     weights: list[float] | None,
 ) -> None:
     """The report, a picture of augmented samples, and the weights as a configuration."""
-    folder = make_folder(options.output)
+    folder: Path = options.output
     texts = {"check.json": json.dumps(report, indent=1, ensure_ascii=False) + "\n"}
     if weights is not None:
         base = {} if options.cfg is None else {"base": _base(options.cfg)}

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from openseg import check_data
+from openseg.build import build_dataset
 from openseg.config import load_config
 from openseg.data.class_weights import class_weights
-from openseg.errors import ConfigError, DataError
+from openseg.errors import ConfigError, DataError, OutputError
 from tests.data import miniature
 
 CLASSES = ("road", "tree", "car")
@@ -67,7 +68,7 @@ def test_json_has_all_of_it(tmp_path, check):
     assert train["suggested_id_map"] == {"0": 0, "1": 1, "2": 2, "255": 255, "9": 255}
     assert len(train["problems"]) == 1
     assert "label value 9 is no id" in train["problems"][0]
-    assert "24 pixels in 1 labels, such as 1; expected 0, 1, 2, 255" in train["problems"][0]
+    assert "24 pixels in 1 labels, such as 1; expected 0 to 2, 255" in train["problems"][0]
 
 
 @pytest.mark.parametrize(
@@ -143,43 +144,56 @@ def test_all_ignored(tmp_path, check):
 
 @pytest.mark.parametrize("name", miniature.TREES)
 def test_published_sets(tmp_path, check, name):
-    root = miniature.TREES[name](tmp_path, unknown=False)
+    root = miniature.TREES[name](tmp_path)
     words = ["--root", root, f"data.name={name}"]
     status, printed = check(*words)
     assert status == 0, printed
     assert "32×24" in printed
-    miniature.TREES[name](root)
-    status, printed = check(*words)
     stray = miniature.VALUES[name][2]
+    config = load_config("scenes/ocrnet_r18", [words[2], f"data.root={root}"])
+    path = build_dataset(config, "val").listing.pairs[0].label
+    miniature.write(path, np.full(miniature.SIZE, stray, dtype=np.uint8))
+    status, printed = check(*words)
     assert status == 1
-    assert f"label value {stray} is no id of {name}" in printed
+    assert f"label value {stray} is no id of {name}: 768 pixels in 1 labels" in printed
 
 
 def test_images_without_labels_of_a_prepared_tree(tmp_path, check):
-    root = miniature.prepared("lip", tmp_path, unknown=False)
+    root = miniature.prepared("lip", tmp_path)
     status, printed = check("--root", root, "data.name=lip")
     assert status == 0
     assert "note: 1 images without a label are left out" in printed
 
 
-def test_train_ids_given_for_published_values(tmp_path, check):
-    root = miniature.prepared("cityscapes", tmp_path, unknown=False)
+@pytest.mark.parametrize("name", ["cityscapes", "ade20k", "pascal_context"])
+def test_train_ids_given_for_published_values(tmp_path, check, name):
+    root = miniature.prepared(name, tmp_path)
     for path in root.glob("*/label/*.png"):
-        Image.fromarray(miniature.train_ids("cityscapes")).save(path)
-    status, printed = check("--root", root, "data.name=cityscapes")
+        Image.fromarray(miniature.train_ids(name)).save(path)
+    status, printed = check("--root", root, f"data.name={name}")
     assert status == 1
     assert "these look like train ids" in printed
 
 
+def test_an_output_that_cannot_be_is_found_before_the_files_are_opened(tmp_path, check):
+    root = folder(tmp_path / "root", [[0, 1, 2]])
+    (root / "images" / "train" / "0.png").write_bytes(b"")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="a file is in the way"):
+        check("--root", root, "--output", tmp_path / "file")
+
+
 def test_a_split_without_labels(tmp_path, check):
-    root = miniature.cityscapes(tmp_path, unknown=False)
+    root = miniature.cityscapes(tmp_path)
     status, printed = check("--root", root, "data.name=cityscapes", "data.val_split=test")
     assert status == 1
     assert "problem: no image has a label, as in a test split" in printed
 
 
 def test_a_split_that_is_not_there(tmp_path, check):
-    with pytest.raises(DataError, match="'training'"):
+    with pytest.raises(
+        DataError, match=r"training: there is no such folder; .*images has train, val"
+    ):
         check("--root", folder(tmp_path, [[0]]), "data.train_split=training")
 
 

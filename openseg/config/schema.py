@@ -72,7 +72,7 @@ class DataConfig:
     flip: bool = True  # mirror half of the images
     brightness: int = 10  # largest random shift of the brightness, in 1/255
     padding: Literal["random", "right_down"] = "random"  # where a small image is padded
-    offsets: str | None = None  # segfix: folder of its targets, made as needed; null: anew each time
+    offsets: str | None = None  # segfix: folder to keep its targets in; null: computed each time
     instances: bool = False  # segfix: borders of instances too; of cityscapes alone
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # after the division
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # after the division

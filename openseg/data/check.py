@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from openseg.data.base import IGNORE_INDEX
-from openseg.data.datasets.paired import UNKNOWN, PairedDataset, listed
+from openseg.data.datasets.paired import UNKNOWN, PairedDataset, spans
 from openseg.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -114,7 +114,7 @@ def problems(check: SplitCheck, training: bool) -> list[str]:
         found.append(
             f"label value {value} is no id of {info.name}: {check.values[value]} pixels in "
             f"{len(names)} labels, such as {', '.join(names[:3])}; expected "
-            f"{listed(check.dataset.known_values, most=24)}"
+            f"{spans(check.dataset.known_values)}"
         )
     if check.values and not check.pixels.any():
         found.append("no pixel has a class: all are ignored")
@@ -173,7 +173,7 @@ def looks_like_train_ids(check: SplitCheck) -> bool:
         info.label_ids not in (None, plain)
         and bool(check.values)
         and set(check.values) <= {*plain, IGNORE_INDEX}
-        and 3 * len(check.absent) >= info.num_classes
+        and (IGNORE_INDEX in check.values or 3 * len(check.absent) >= info.num_classes)
     )
 
 

@@ -29,20 +29,27 @@ def look_at_samples(dataset: Dataset, in_channels: int) -> None:
         if sample.label is None:
             raise DataError(f"{sample.name}: has no label; training and validation need one")
         seen.update(np.unique(sample.label).tolist())
-    name = dataset.info.name
+    info, name = dataset.info, dataset.info.name
     if seen == {IGNORE_INDEX}:
         raise DataError(
             f"{name}: every pixel of {len(indices)} samples is ignored; expected ids of the "
-            f"classes, 0 to {dataset.info.num_classes - 1}: python -m openseg.check_data tells "
+            f"classes, 0 to {info.num_classes - 1}: python -m openseg.check_data tells "
             "which values the files have"
         )
     unmapped = isinstance(dataset, PairedDataset) and dataset.id_map is None
-    if unmapped and dataset.info.num_classes == 2 and seen == {0, IGNORE_INDEX}:
+    if unmapped and info.num_classes == 2 and seen == {0, IGNORE_INDEX}:
         raise DataError(
             f"{name}: the labels of {len(indices)} samples have the values 0 and 255 alone, and "
             "255 is ignored; expected 0 and 1: for masks of 0 and 255 give "
             "'data.id_map={0: 0, 255: 1}', and '{0: 0, 1: 1, 255: 255}' if they are right as they "
             "are"
+        )
+    beyond = {k for k, value in enumerate(info.label_ids or ()) if value >= info.num_classes}
+    if 3 * len(beyond) >= info.num_classes and seen.isdisjoint(beyond):
+        raise DataError(
+            f"{name}: {len(indices)} samples have no label value above {info.num_classes - 1}, and "
+            f"{len(beyond)} of {info.num_classes} classes are such values: these look like train "
+            f"ids, and the published label files of {name} are expected; or give data.name=folder"
         )
 
 

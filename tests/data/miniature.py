@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Tiny trees in the layouts in which the data sets are published: two images a split.
 
-A label file has every value that is a class of the set, one that stands for no class, and one that
-no file of the set should have.
+A label file has every value that is a class of the set, and one that stands for no class.
 """
 
 import numpy as np
@@ -10,14 +9,14 @@ from PIL import Image
 
 SIZE = (24, 32)
 COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-# set: (values of the classes in the order of the train ids, a value to ignore, one that is unknown)
+# set: (values of the classes in the order of the train ids, a value to ignore, one that is no id)
 VALUES = {
     "cityscapes": ([7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33], 0, 77),
     "ade20k": (list(range(1, 151)), 0, 151),
     "lip": (list(range(20)), 255, 20),
     "pascal_context": (list(range(1, 60)), 0, 60),
     "pascal_voc": (list(range(21)), 255, 21),
-    "coco_stuff_10k": ([v for v in range(1, 183) if v not in COCO_UNUSED], 0, 12),
+    "coco_stuff_10k": ([v for v in range(1, 183) if v not in COCO_UNUSED], 0, 183),
 }
 
 
@@ -26,16 +25,16 @@ def image(index=0, size=SIZE):
     return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def label(name, unknown=True):
+def label(name):
     """The values of the file of each label, [24, 32]."""
-    values, ignored, stray = VALUES[name]
-    return np.resize(np.array([*values, ignored, *[stray] * unknown], dtype=np.uint8), SIZE)
+    values, ignored, _ = VALUES[name]
+    return np.resize(np.array([*values, ignored], dtype=np.uint8), SIZE)
 
 
 def train_ids(name):
     """What `label(name)` means, written independently of the readers."""
     values, _, _ = VALUES[name]
-    return np.resize(np.array([*range(len(values)), 255, 255], dtype=np.uint8), SIZE)
+    return np.resize(np.array([*range(len(values)), 255], dtype=np.uint8), SIZE)
 
 
 def write(path, array):
@@ -48,8 +47,8 @@ def write_list(path, *names):
     path.write_text("\n".join(names) + "\n")
 
 
-def cityscapes(root, **options):
-    label_map = label("cityscapes", **options)
+def cityscapes(root):
+    label_map = label("cityscapes")
     for split, kind in [("train", "gtFine"), ("val", "gtFine"), ("train_extra", "gtCoarse")]:
         for index in range(2):
             stem = f"{split}/aachen/aachen_00000{index}_000019"
@@ -61,32 +60,32 @@ def cityscapes(root, **options):
     return root
 
 
-def ade20k(root, **options):
+def ade20k(root):
     for split, folder in [("train", "training"), ("val", "validation")]:
         for index in range(2):
             stem = f"{folder}/ADE_{split}_0000000{index + 1}"
             write(root / "images" / f"{stem}.jpg", image(index))
-            write(root / "annotations" / f"{stem}.png", label("ade20k", **options))
+            write(root / "annotations" / f"{stem}.png", label("ade20k"))
     return root
 
 
-def lip(root, twice=False, **options):
+def lip(root, twice=False):
     for split in ("train", "val"):
         for index in range(2):
             pictures = root / "TrainVal_images" / ("TrainVal_images" if twice else "")
             write(pictures / f"{split}_images" / f"{index}_7.jpg", image(index))
             labels = root / "TrainVal_parsing_annotations"
             labels /= "TrainVal_parsing_annotations" if twice else ""
-            write(labels / f"{split}_segmentations" / f"{index}_7.png", label("lip", **options))
+            write(labels / f"{split}_segmentations" / f"{index}_7.png", label("lip"))
     write(root / "Testing_images" / "Testing_images" / "testing_images" / "9_9.jpg", image())
     return root
 
 
-def pascal_voc(root, **options):
+def pascal_voc(root):
     for index in range(4):
         write(root / "JPEGImages" / f"2007_00000{index}.jpg", image(index))
         kind = "SegmentationClass" if index < 3 else "SegmentationClassAug"
-        write(root / kind / f"2007_00000{index}.png", label("pascal_voc", **options))
+        write(root / kind / f"2007_00000{index}.png", label("pascal_voc"))
     lists = root / "ImageSets" / "Segmentation"
     write_list(lists / "train.txt", "2007_000000", "2007_000001")
     write_list(lists / "trainaug.txt", "2007_000003", "2007_000001", "2007_000000")
@@ -94,36 +93,38 @@ def pascal_voc(root, **options):
     return root
 
 
-def pascal_context(root, **options):
+def pascal_context(root):
     for index in range(3):
         write(root / "JPEGImages" / f"2008_00000{index}.jpg", image(index))
         labels = root / "SegmentationClassContext"
-        write(labels / f"2008_00000{index}.png", label("pascal_context", **options))
+        write(labels / f"2008_00000{index}.png", label("pascal_context"))
     lists = root / "ImageSets" / "SegmentationContext"
     write_list(lists / "train.txt", "2008_000001", "2008_000000")
     write_list(lists / "val.txt", "2008_000002")
     return root
 
 
-def prepared(name, root, **options):
+def prepared(name, root):
     """The layout of openseg.pytorch, with an image to which there is no label."""
     for split in ("train", "val"):
         for index in range(2):
             write(root / split / "image" / f"{split}_{index}.jpg", image(index))
-            write(root / split / "label" / f"{split}_{index}.png", label(name, **options))
+            write(root / split / "label" / f"{split}_{index}.png", label(name))
         write(root / split / "image" / "unlabelled.jpg", image())
     return root
 
 
-def coco_stuff_10k(root, **options):
+def coco_stuff_10k(root):
     """As `openseg.prepare` leaves it."""
-    return prepared("coco_stuff_10k", root, **options)
+    return prepared("coco_stuff_10k", root)
 
 
 def published_coco_stuff_10k(root):
     for index in range(3):
         write(root / "images" / f"COCO_{index}.jpg", image(index))
-        write_matlab(root / "annotations" / f"COCO_{index}.mat", S=label("coco_stuff_10k") + index)
+        write_matlab(
+            root / "annotations" / f"COCO_{index}.mat", S=np.roll(label("coco_stuff_10k"), index)
+        )
     write_list(root / "imageLists" / "train.txt", "COCO_0", "COCO_1")
     write_list(root / "imageLists" / "test.txt", "COCO_2")
     return root

@@ -13,7 +13,7 @@ from torch import nn
 
 from openseg import build, evaluate, prepare, train
 from openseg.config import load_config
-from openseg.data import FolderDataset
+from openseg.data import Cityscapes, FolderDataset
 from openseg.data.first_look import look_at_samples
 from openseg.errors import DataError
 from openseg.models import SegmentationModel, SegmentationOutput
@@ -57,6 +57,17 @@ def test_masks_of_0_and_255(tmp_path):
 def test_nothing_but_ignored_pixels(tmp_path):
     with pytest.raises(DataError, match="every pixel of 1 samples is ignored; expected ids"):
         look_at_samples(folder(tmp_path, 255), 3)
+
+
+def test_files_of_train_ids_in_place_of_published_ones(tmp_path):
+    root = miniature.prepared("cityscapes", tmp_path)
+    look_at_samples(Cityscapes(root, "train"), 3)
+    for path in root.glob("*/label/*.png"):
+        miniature.write(path, miniature.train_ids("cityscapes"))
+    with pytest.raises(
+        DataError, match=r"2 samples have no label value above 18, and 13 of 19 cla"
+    ):
+        look_at_samples(Cityscapes(root, "train"), 3)
 
 
 @pytest.mark.parametrize("name", miniature.TREES)

@@ -45,10 +45,40 @@ def test_classes_have_names_colours_and_values(name, tmp_path):
 
 
 @each_set
-def test_values_become_train_ids_and_unknown_ones_are_ignored(name, tmp_path):
+def test_values_become_train_ids(name, tmp_path):
     sample = SETS[name][0](miniature.TREES[name](tmp_path), "val").load(0)
     np.testing.assert_array_equal(sample.label, miniature.train_ids(name))
     assert sample.image.shape == (*miniature.SIZE, 3)
+
+
+@each_set
+def test_a_value_that_is_no_id_is_an_error(name, tmp_path):
+    dataset = SETS[name][0](miniature.TREES[name](tmp_path), "val")
+    path = dataset.listing.pairs[0].label
+    stray = miniature.VALUES[name][2]
+    values = miniature.label(name)
+    values[3, 4:6] = stray
+    miniature.write(path, values)
+    ids = {
+        "cityscapes": "0 to 33, 255",
+        "ade20k": "0 to 150, 255",
+        "lip": "0 to 19, 255",
+        "pascal_context": "0 to 59, 255",
+        "pascal_voc": "0 to 20, 255",
+        "coco_stuff_10k": "0 to 182, 255",
+    }
+    text = (
+        rf"{path}: label values {stray} \(2 pixels\) are no ids of {name}; expected {ids[name]}: "
+    )
+    with pytest.raises(DataError, match=text + "replace the files"):
+        dataset.load(0)
+
+
+def test_coco_ids_that_no_object_has_are_ignored(tmp_path):
+    root = miniature.coco_stuff_10k(tmp_path)
+    values = np.resize(np.array(miniature.COCO_UNUSED, dtype=np.uint8), miniature.SIZE)
+    miniature.write(root / "val" / "label" / "val_0.png", values)
+    assert (COCOStuff10K(root, "val").load(0).label == 255).all()
 
 
 @each_set
@@ -75,8 +105,17 @@ def test_a_configuration_names_the_set(name, tmp_path):
 def test_a_root_or_split_that_is_not_there(name, tmp_path):
     with pytest.raises(DataError, match=rf"nothing: .*expected the root of {name}"):
         SETS[name][0](tmp_path / "nothing", "train")
-    with pytest.raises(DataError, match=r"training|openseg\.prepare"):
-        SETS[name][0](miniature.TREES[name](tmp_path), "training")
+    reader, root = SETS[name][0], miniature.TREES[name](tmp_path / "data")
+    with pytest.raises(
+        DataError, match=r"there is no split 'training' of this set; expected .*val"
+    ):
+        reader(root, "training")
+    if name == "pascal_voc":
+        message = r"neither ImageSets/Segmentation/train\.txt nor train/label; expected the root"
+    else:
+        message = rf"{tmp_path} has data: check the root|openseg\.prepare"
+    with pytest.raises(DataError, match=message):
+        reader(tmp_path, "train")
 
 
 def test_cityscapes_splits_and_names(tmp_path):
@@ -112,7 +151,8 @@ def test_cityscapes_label_of_another_city_is_missed(tmp_path):
     root = miniature.cityscapes(tmp_path)
     label = root / "gtFine" / "val" / "aachen" / "aachen_000000_000019_gtFine_labelIds.png"
     label.unlink()
-    with pytest.raises(DataError, match=r"aachen_000000_000019_leftImg8bit\.png: .*no label"):
+    expected = r"gtFine/val/aachen/aachen_000000_000019_gtFine_labelIds\.\*"
+    with pytest.raises(DataError, match=rf"019_leftImg8bit\.png: .*no label.*{expected}"):
         Cityscapes(root, "val")
 
 
@@ -145,8 +185,7 @@ def test_context_with_its_background(tmp_path):
     dataset = PascalContext(root, "train", background=True)
     assert dataset.info.num_classes == 60
     assert dataset.info.classes[0] == "background"
-    stored = miniature.label("pascal_context")
-    np.testing.assert_array_equal(dataset.load(0).label, np.where(stored == 60, 255, stored))
+    np.testing.assert_array_equal(dataset.load(0).label, miniature.label("pascal_context"))
     words = ["data.name=pascal_context", f"data.root={root}", "data.background=true"]
     built = build_dataset(load_config("scenes/ocrnet_r18", words), "train")
     assert built.info.num_classes == 60
@@ -172,6 +211,9 @@ def test_a_list_keeps_the_samples_that_it_names(tmp_path):
         ADE20K(root, "train", only=listed)
     with pytest.raises(DataError, match="the list cannot be read"):
         ADE20K(root, "train", only=tmp_path / "gone.txt")
+    listed.write_text("\n")
+    with pytest.raises(DataError, match=r"few\.txt: names no sample"):
+        ADE20K(root, "train", only=listed)
 
 
 def test_left_and_right_of_lip_trade_places_in_a_mirrored_image(tmp_path):

@@ -59,12 +59,13 @@ class Cityscapes(PublishedDataset):
             raise self._unknown_split(split, (*_LABELS, "test"))
         folder, kind = _LABELS.get(split, ("test", ""))
         image_folder = self.root / "leftImg8bit" / folder
-        images = list_files(image_folder, IMAGE_SUFFIXES, "_leftImg8bit")
+        endings = "_leftImg8bit", f"_{kind}_labelIds"
+        images = list_files(image_folder, IMAGE_SUFFIXES, endings[0])
         if split == "test":
             return without_labels(images)
         label_folder = self.root / kind / folder
-        labels = list_files(label_folder, LABEL_SUFFIXES, f"_{kind}_labelIds")
-        found = match(images, labels, image_folder, label_folder)
+        labels = list_files(label_folder, LABEL_SUFFIXES, endings[1])
+        found = match(images, labels, image_folder, label_folder, endings=endings)
         return found._replace(pairs=[p._replace(name=p.image.stem) for p in found.pairs])
 
     def load_instances(self, index: int) -> np.ndarray:

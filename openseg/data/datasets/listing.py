@@ -63,10 +63,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...], ending: str = "") -> dic
 
 def require_folder(folder: Path) -> None:
     if not folder.is_dir():
-        siblings = sorted(p.name for p in folder.parent.glob("*") if p.is_dir())
+        there = next(parent for parent in folder.parents if parent.is_dir())
+        names = sorted(path.name for path in there.iterdir() if path.is_dir())
         raise DataError(
-            f"{folder}: there is no such folder; expected one for the split {folder.name!r} "
-            f"(here: {', '.join(siblings) or 'none'}): check the root and the name of the split"
+            f"{folder}: there is no such folder; {there} has {', '.join(names[:12]) or 'none'}"
+            f"{', …' if len(names) > 12 else ''}: check the root and the name of the split"
         )
 
 
@@ -76,18 +77,22 @@ def match(
     image_folder: Path,
     label_folder: Path,
     names: Iterable[str] | None = None,
+    endings: tuple[str, str] = ("", ""),
 ) -> Listing:
-    """Pairs of equal keys, sorted, or in the order of `names`, which are all that is wanted."""
+    """Pairs of equal keys, sorted, or in the order of `names`, which are all that is wanted.
+
+    endings: of the stems of images and of labels, where the keys lack them.
+    """
     wanted = sorted(images.keys() | labels.keys()) if names is None else names
     pairs, alone = [], []
     for name in wanted:
         if name in images and name in labels:
             pairs.append(Pair(name, images[name], labels[name]))
         elif name in images:
-            alone.append(Alone(images[name], "label", f"{label_folder}/{name}.*"))
+            alone.append(Alone(images[name], "label", f"{label_folder}/{name}{endings[1]}.*"))
         else:
             file = labels.get(name, label_folder / name)
-            alone.append(Alone(file, "image", f"{image_folder}/{name}.*"))
+            alone.append(Alone(file, "image", f"{image_folder}/{name}{endings[0]}.*"))
     return Listing(pairs, alone)
 
 
@@ -144,6 +149,8 @@ def read_names(path: str | Path) -> list[str]:
 def keep_only(listing: Listing, list_file: str | Path) -> Listing:
     """The samples that a text file names."""
     names = set(read_names(list_file))
+    if not names:
+        raise DataError(f"{list_file}: names no sample; expected one a line, or no list for all")
     absent = sorted(names - {pair.name for pair in listing.pairs})
     if absent:
         known = ", ".join(pair.name for pair in listing.pairs[:3])

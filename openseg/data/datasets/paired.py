@@ -5,7 +5,7 @@ The folders are looked at once, when the data set is made, so that a missing lab
 the first iteration; files are opened only when they are loaded, and nothing is kept in memory.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,8 @@ UNKNOWN = -1
 class PairedDataset:
     """The pairs of `listing`, their labels translated by `id_map`.
 
-    id_map: {value in the file: train id, or 255 to ignore}. Without it the values of the files are
-        the train ids.
-    unlisted: the train id of values that `id_map` does not name; None makes them an error.
+    id_map: {value in the file: train id, or 255 to ignore}; a value that it does not name is an
+        error. Without it the values of the files are the train ids.
     only: text file with the names of the samples to keep, one a line.
     strict: an image or label without the other is an error; else it is left out.
     half_size: images are halved (cubic), and labels too (nearest) unless they have that size.
@@ -41,7 +40,6 @@ class PairedDataset:
         listing: Listing,
         id_map: Mapping[int, int] | None = None,
         *,
-        unlisted: int | None = None,
         only: str | Path | None = None,
         strict: bool = True,
         half_size: bool = False,
@@ -52,7 +50,7 @@ class PairedDataset:
             require_pairs(listing)
         self.info = info
         self.listing = listing
-        self.train_ids = _lookup_table(info.num_classes, id_map, unlisted)
+        self.train_ids = _lookup_table(info.num_classes, id_map)
         self.id_map = id_map
         self.half_size = half_size
 
@@ -98,18 +96,19 @@ class PairedDataset:
         return sorted(plain if self.id_map is None else self.id_map)
 
     def _out_of_range(self, path: Path, values: np.ndarray) -> DataError:
-        found = listed(np.unique(values))
-        share = f"{values.size} pixels"
-        if self.id_map is not None:
-            return DataError(
-                f"{path}: label values {found} ({share}) are not in id_map; expected "
-                f"{listed(sorted(self.id_map))}: add them to id_map, with {IGNORE_INDEX} "
-                "for those to ignore"
-            )
         return DataError(
-            f"{path}: label values {found} ({share}) are out of range; expected "
-            f"0 to {self.info.num_classes - 1}, or {IGNORE_INDEX} to ignore: name the missing "
-            "classes, or give an id_map {value: train id}"
+            f"{path}: label values {_listed(np.unique(values))} ({values.size} pixels) are no ids "
+            f"of {self.info.name}; expected {spans(self.known_values)}: {self._way_out}"
+        )
+
+    @property
+    def _way_out(self) -> str:
+        """What to do about a value that is no id."""
+        if self.id_map is not None:
+            return f"add them to id_map, with {IGNORE_INDEX} for those to ignore"
+        return (
+            f"name the missing classes, or give an id_map {{value: train id, or {IGNORE_INDEX} to "
+            "ignore}"
         )
 
 
@@ -135,19 +134,25 @@ def open_label(path: Path) -> np.ndarray:
         raise unreadable(path, error) from error
 
 
-def listed(values: Iterable[int], most: int = 8) -> str:
+def _listed(values: Iterable[int]) -> str:
     """Numbers in a row, the first few of them."""
     numbers = [str(int(value)) for value in values]
-    return ", ".join(numbers[:most]) + (", …" if len(numbers) > most else "")
+    return ", ".join(numbers[:8]) + (", …" if len(numbers) > 8 else "")
 
 
-def _lookup_table(
-    num_classes: int, id_map: Mapping[int, int] | None, unlisted: int | None
-) -> np.ndarray:
+def spans(values: Sequence[int]) -> str:
+    """Sorted numbers in short, such as "0 to 18, 255"."""
+    first = [v for i, v in enumerate(values) if i == 0 or values[i - 1] != v - 1]
+    last = [v for i, v in enumerate(values) if i + 1 == len(values) or values[i + 1] != v + 1]
+    pairs = zip(first, last, strict=True)
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in pairs)
+
+
+def _lookup_table(num_classes: int, id_map: Mapping[int, int] | None) -> np.ndarray:
     """int16 [65536]: the train id of each value a label file can have, -1 where it has none."""
     if id_map is None:
         id_map = {value: value for value in (*range(num_classes), IGNORE_INDEX)}
-    table = np.full(_MAX_VALUES, UNKNOWN if unlisted is None else unlisted, dtype=np.int16)
+    table = np.full(_MAX_VALUES, UNKNOWN, dtype=np.int16)
     for value, train_id in id_map.items():
         if not 0 <= value < _MAX_VALUES:
             raise DataError(f"id_map: label value {value}; expected 0 to {_MAX_VALUES - 1}")

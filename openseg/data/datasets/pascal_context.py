@@ -49,6 +49,6 @@ class PascalContext(PublishedDataset):
     def list_original(self, split: str) -> Listing:
         lists = self.root / "ImageSets" / "SegmentationContext"
         if not (lists / f"{split}.txt").is_file():
-            raise self._unprepared(split)
+            raise self._unlisted(split, lists) if lists.is_dir() else self._unprepared(split)
         images, labels = self.root / "JPEGImages", self.root / "SegmentationClassContext"
         return match_folders(images, labels, read_names(lists / f"{split}.txt"))

@@ -46,7 +46,7 @@ class PascalVOC(PublishedDataset):
     def list_original(self, split: str) -> Listing:
         lists = self.root / "ImageSets" / "Segmentation"
         if not (lists / f"{split}.txt").is_file():
-            raise self._unknown_split(split, sorted(path.stem for path in lists.glob("*.txt")))
+            raise self._unlisted(split, lists)
         images, labels = self.root / "JPEGImages", self.root / "SegmentationClass"
         augmented = self.root / "SegmentationClassAug"
         found = list_files(augmented, LABEL_SUFFIXES) if augmented.is_dir() else {}

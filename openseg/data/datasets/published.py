@@ -28,7 +28,7 @@ class PublishedDataset(PairedDataset):
     images without a label are left out, and a split "test" may have images alone, in any subfolder.
 
     info: its label_ids say which value of a file is which class.
-    ignored: the values that stand for no class. Others, which no file should have, are ignored too.
+    ignored: the values that stand for no class. Others are an error.
     options: see PairedDataset.
     """
 
@@ -52,7 +52,7 @@ class PublishedDataset(PairedDataset):
         id_map = {value: train_id for train_id, value in enumerate(info.label_ids)}
         id_map |= dict.fromkeys(ignored, IGNORE_INDEX)
         listing = list_splits(split, self._list)
-        super().__init__(info, listing, id_map, unlisted=IGNORE_INDEX, **options)
+        super().__init__(info, listing, id_map, **options)
 
     def list_original(self, split: str) -> Listing:
         """The files of a split in the layout in which the set is published."""
@@ -67,13 +67,30 @@ class PublishedDataset(PairedDataset):
             return without_labels(list_files(folder, IMAGE_SUFFIXES))
         return self.list_original(split)
 
+    @property
+    def _way_out(self) -> str:
+        return "replace the files; python -m openseg.check_data lists all that is wrong with them"
+
     def _unknown_split(self, split: str, known: Iterable[str]) -> DataError:
         return DataError(
             f"{self.root}: there is no split {split!r} of this set; expected one of "
             f"{', '.join(known)}, several joined by +, or a folder {split}/ with image/ and label/"
         )
 
+    def _unlisted(self, split: str, lists: Path) -> DataError:
+        """The set names the samples of its splits in text files, and this one has none there."""
+        known = sorted(path.stem for path in lists.glob("*.txt"))
+        if known:
+            return self._unknown_split(split, known)
+        return DataError(
+            f"{self.root}: there is neither {lists.relative_to(self.root)}/{split}.txt nor "
+            f"{split}/label; expected the root of {self.info.name}: check that it was unpacked here"
+        )
+
     def _unprepared(self, split: str) -> DataError:
+        known = sorted(path.parent.name for path in self.root.glob("*/label"))
+        if known:
+            return self._unknown_split(split, known)
         return DataError(
             f"{self.root}: there is no {split}/label to read; the published labels are converted "
             f"once: python -m openseg.prepare {self.info.name} --root {self.root} --output FOLDER"
