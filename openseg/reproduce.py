@@ -8,7 +8,6 @@ seed is a run of its own: `train.seed=1 run.folder=DIR`.
 
 import argparse
 import datetime
-import difflib
 import json
 import os
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import openseg
-from openseg.build.tables import read_records, read_tables, table_text
+from openseg.build.tables import find, find_row, read_records, read_tables, table_text
 from openseg.cli import at_least_one, run
 from openseg.config import Config, load_config
 from openseg.config.loading import differences
@@ -36,11 +35,9 @@ def main() -> None:
     options = _parse()
     tables = read_tables()
     if options.row is not None:
-        rows = {row["config"]: (table, row) for table in tables.values() for row in table["rows"]}
-        table, row = _get("row", rows, options.row)
-        reproduce(table, row, options)
+        reproduce(*find_row(tables, options.row), options)
     elif options.table is not None:
-        print(table_text(_get("table", tables, options.table), read_records(options.records)))
+        print(table_text(find("table", tables, options.table), read_records(options.records)))
     else:
         for name, table in tables.items():
             print(f"\n{name}: {table['title']}")
@@ -111,13 +108,6 @@ def _start(checkpoint: Path, processes: int, module: str, *words: str) -> None:
     if status:
         kept = f"; the row can go on from {checkpoint}" if checkpoint.exists() else ""
         raise TrainingError(f"{module} ended with status {status}{kept}")
-
-
-def _get(kind: str, known: dict[str, Any], name: str) -> Any:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:8]
-        raise ConfigError(f"there is no {kind} {name!r}; did you mean {' or '.join(near)}?")
-    return known[name]
 
 
 def _parse() -> argparse.Namespace:

@@ -186,6 +186,28 @@ def test_a_broken_record_is_named(monkeypatch, tmp_path, line, complaint):
         run_main(monkeypatch, "--table", "camvid", "--records", tmp_path)
 
 
+def test_a_row_of_two_tables_is_evaluated_for_both(monkeypatch, tmp_path):
+    """The model zoo has rows of the first table, and asks for less."""
+    evaluated = []
+
+    def note(command):
+        if command[2] == "openseg.evaluate":
+            output = Path(command[command.index("--output") + 1])
+            output.mkdir(parents=True)
+            facts = {"mean_iou": 0.5, "pixel_accuracy": 0.5, "images": 1}
+            (output / "metrics.json").write_text(json.dumps(facts))
+            evaluated.append("data.val_split=train" in command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=note))
+    words = (f"data.root={tmp_path}", f"run.folder={tmp_path / 'run'}")
+    records = tmp_path / "records.jsonl"
+    run_main(monkeypatch, "--row", "cityscapes/ocrnet_r101", "--records", records, *words)
+    assert evaluated == [True, False]
+    splits = [json.loads(line)["evaluation"] for line in records.read_text().splitlines()]
+    assert splits == ["train", "val"]
+
+
 def test_what_is_not_there_is_named(monkeypatch):
     with pytest.raises(ConfigError, match=r"row 'cityscapes/fcn_r11'; did you mean .*fcn_r101"):
         run_main(monkeypatch, "--row", "cityscapes/fcn_r11")

@@ -4,6 +4,7 @@
 A cell counts the last record of each seed, as long as all were trained alike.
 """
 
+import difflib
 import json
 import statistics
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ import yaml
 
 import openseg
 from openseg.config import load_config
-from openseg.errors import DataError
+from openseg.errors import ConfigError, DataError
 
 _METRICS = {"mIoU": "mean_iou", "accuracy": "pixel_accuracy"}
 _ALIKE = ("iterations", "batch_size", "overrides")
@@ -25,6 +26,26 @@ def read_tables() -> dict[str, Any]:
     """configs/tables.yaml, which says what is in it."""
     path = Path(openseg.__file__).parent / "configs" / "tables.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def find(kind: str, known: dict[str, Any], name: str) -> Any:
+    """ConfigError, with the nearest ones, where there is no `kind` of this name."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:8]
+        raise ConfigError(f"there is no {kind} {name!r}; did you mean {' or '.join(near)}?")
+    return known[name]
+
+
+def find_row(tables: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first table with this row, but with the evaluations of all that have it, and the row."""
+    rows: dict[str, list[Any]] = {}
+    for table in tables.values():
+        for row in table["rows"]:
+            rows.setdefault(row["config"], []).append((table, row))
+    found = find("row", rows, name)
+    table, row = found[0]
+    evaluations = {k: words for other, _ in found for k, words in other["evaluate"].items()}
+    return {**table, "evaluate": evaluations}, row
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

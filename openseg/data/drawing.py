@@ -90,7 +90,8 @@ def contact_sheet(
     """Lay pictures uint8 [H, W, 3] (or [H, W]) out in rows.
 
     captions: a title for each column. footer: a picture below the rows, such as a `legend`.
-    A cell is as large as the largest picture; smaller ones are centred in theirs.
+    A cell is as large as the largest picture, or as wide as a title; smaller ones are centred in
+    theirs.
     """
     if not rows or not rows[0]:
         raise ValueError("rows: empty; expected at least one row of one picture")
@@ -99,6 +100,7 @@ def contact_sheet(
         raise ValueError(f"captions: {len(captions)} for {columns} columns")
     cell_height = max(picture.shape[0] for row in rows for picture in row)
     cell_width = max(picture.shape[1] for row in rows for picture in row)
+    cell_width = max([cell_width, *(int(_font().getlength(text)) + 2 for text in captions or ())])
     top = _LINE + _GAP if captions else _GAP
     bottom = top + len(rows) * (cell_height + _GAP)
     width = _GAP + columns * (cell_width + _GAP)

@@ -81,6 +81,11 @@ def test_contact_sheet_places_pictures():
     assert (sheet == [255, 0, 0]).all(axis=-1).sum() == 20 * 30
     assert (sheet == 7).all(axis=-1).sum() == 2 * 10 * 10
     np.testing.assert_array_equal(sheet[-15:], footer)
+    wide = drawing.contact_sheet([[grey, grey]], ["wider than its picture"] * 2)
+    gap = drawing._GAP  # the titles do not run into one another: both columns are the same
+    step = (wide.shape[1] - gap) // 2
+    np.testing.assert_array_equal(wide[:, gap : gap + step], wide[:, gap + step :])
+    assert (wide[: drawing._LINE] != 255).any()
     with pytest.raises(ValueError, match="captions: 1 for 2 columns"):
         drawing.contact_sheet([[red, grey]], ["left"])
     with pytest.raises(ValueError, match="rows: empty"):
