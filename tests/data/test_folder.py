@@ -83,7 +83,9 @@ def test_subfolders_are_part_of_the_name(root):
 def test_classes_come_from_a_text_file(root):
     (root / "classes.txt").write_text("road\ntree\n\n car \n", encoding="utf-8")
     assert FolderDataset(root, "train").info.classes == CLASSES
-    with pytest.raises(DataError, match=r"nowhere\.txt.*one name a line"):
+    with pytest.raises(
+        DataError, match=r"nowhere\.txt: there is no such file; .*one a line.*data\.name"
+    ):
         FolderDataset(root, "train", "nowhere.txt")
 
 

@@ -46,6 +46,12 @@ class FolderDataset(PairedDataset):
                 "with images/ and labels/ in it: check the path"
             )
         if isinstance(classes, str | Path):
+            if not (self.root / classes).is_file():
+                raise DataError(
+                    f"{self.root / classes}: there is no such file; expected the names of the "
+                    "classes, one a line: write it, or give them as data.classes=[…]; a published "
+                    "set has its own, with data.name"
+                )
             classes = read_names(self.root / classes)
         names = tuple(classes)
         colors = palettes.voc(len(names)) if palette is None else tuple(palette)

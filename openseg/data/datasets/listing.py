@@ -140,8 +140,9 @@ def read_names(path: str | Path) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{path}: the list cannot be read ({error}); expected a text file with one name a line"
+            f"{path}: the list cannot be read ({reason}); expected a text file with one name a line"
         ) from error
     return [line.strip() for line in lines if line.strip()]
 
