@@ -139,7 +139,7 @@ def _parse() -> argparse.Namespace:
         help="overlapping windows for it instead of one pass; published: 512,512",
     )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # key=value words may stand anywhere
     if options.segfix_slide is not None and options.segfix is None:
         parser.error("--segfix-slide: belongs to --segfix FILE, which is not given")
     return options

@@ -71,7 +71,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--flip", action="store_true", help="add the logits of the mirrored image")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--amp", choices=AMP_DTYPES, default="none", help="precision")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # images may stand anywhere
 
 
 def _kinds(text: str) -> tuple[str, ...]:

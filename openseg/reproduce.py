@@ -121,7 +121,7 @@ def _parse() -> argparse.Namespace:
         "--processes", type=at_least_one, default=1, help="one a GPU; default: %(default)s"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the row")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # key=value words may stand anywhere
     if options.overrides and options.row is None:
         parser.error(f"{options.overrides[0]}: belongs to --row NAME, which is not given")
     return options

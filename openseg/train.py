@@ -133,7 +133,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--print-config", action="store_true", help="print the resulting configuration and leave"
     )
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # key=value words may stand anywhere
 
 
 if __name__ == "__main__":

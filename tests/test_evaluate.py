@@ -94,7 +94,7 @@ def test_overrides_change_the_way_of_inference(trained, tmp_path, monkeypatch):
     model, checkpoint = trained
     run_main(
         monkeypatch,
-        *(checkpoint, "--output", tmp_path, "val.mode=slide", "val.crop_size=[48,48]"),
+        *(checkpoint, "val.mode=slide", "val.crop_size=[48,48]", "--output", tmp_path),
         "val.flip=true",
     )
     record = json.loads((tmp_path / "metrics.json").read_text())

@@ -237,13 +237,14 @@ def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):
 
     monkeypatch.setattr(reproduce, "collect", None)
     monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=fail))
-    words = "--row", "ade20k/asp_ocrnet_r101_ms", "--processes", 4, f"data.root={tmp_path}"
+    root, row = f"data.root={tmp_path}", ("--row", "ade20k/asp_ocrnet_r101_ms")
+    words = *row, root, "--processes", 4, "data.workers=0"  # overrides may stand anywhere
     with pytest.raises(TrainingError, match=r"openseg\.train ended with status 2$"):
         run_main(monkeypatch, *words)
     (command,) = commands
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "-m")
     assert command[1:7] == list(launcher)
-    trained = ["--cfg", "ade20k/asp_ocrnet_r101", "run.resume=auto", f"data.root={tmp_path}"]
+    trained = ["--cfg", "ade20k/asp_ocrnet_r101", "run.resume=auto", root, "data.workers=0"]
     assert command[7:] == ["openseg.train", *trained]
 
 

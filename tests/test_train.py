@@ -234,6 +234,14 @@ def test_a_mistake_prints_one_line_and_no_traceback():
     )
 
 
+def test_overrides_stand_before_and_behind_options(monkeypatch, capsys):
+    words = ("train.seed=1", "--cfg", "scenes/demo", "train.lr=0.5", "--print-config", "run.keep=7")
+    monkeypatch.setattr(sys, "argv", ["openseg.train", *words])
+    assert entry_point.main() == 0
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("seed: 1\n", "lr: 0.5\n", "keep: 7\n"))
+
+
 def test_help_lists_configurations_and_options(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["openseg.train", "--help"])
     with pytest.raises(SystemExit) as caught:
