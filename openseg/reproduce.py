@@ -50,6 +50,8 @@ def reproduce(table: dict[str, Any], row: dict[str, Any], options: argparse.Name
     name, trained = row["config"], row.get("trained", row["config"])
     overrides = [*table.get("overrides", []), *options.overrides]
     config = load_config(trained, overrides)
+    for words in table["evaluate"].values():  # which are read after hours of training
+        load_config(name, [*words, *overrides])
     folder = Path(str(config.run.folder))
     checkpoint, resumed = folder / "checkpoints" / "last.pt", folder.exists()
     if checkpoint.exists():

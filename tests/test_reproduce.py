@@ -248,6 +248,13 @@ def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):
     assert command[7:] == ["openseg.train", *trained]
 
 
+def test_what_cannot_be_evaluated_is_not_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "subprocess", None)
+    row, root = "pascal_context/hr_ocrnet_hrnet_w48_ms", f"data.root={tmp_path}"
+    with pytest.raises(ConfigError, match=r"val\.stride: \(346, 346\) given, at most the window"):
+        run_main(monkeypatch, "--row", row, root, "data.crop_size=[48,48]")
+
+
 @pytest.mark.parametrize("failing", ["openseg.train", "openseg.evaluate"])
 def test_a_row_that_had_begun_can_go_on(monkeypatch, tmp_path, failing):
     checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
