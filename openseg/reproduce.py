@@ -24,7 +24,7 @@ from openseg.config.loading import differences
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.environment import collect
 from openseg.engine.files import make_folder
-from openseg.errors import ConfigError, TrainingError
+from openseg.errors import ConfigError, OutputError, TrainingError
 
 # of an option's name: what a network's figure does not depend on, and its training neither
 _NO_MATTER = ("data.root=", "data.workers=", "model.weights=", "train.seed=", "run.", "device=")
@@ -50,8 +50,10 @@ def reproduce(table: dict[str, Any], row: dict[str, Any], options: argparse.Name
     name, trained = row["config"], row.get("trained", row["config"])
     overrides = [*table.get("overrides", []), *options.overrides]
     config = load_config(trained, overrides)
-    for words in table["evaluate"].values():  # which are read after hours of training
+    # What would fail after hours of training fails now.
+    for words in table["evaluate"].values():
         load_config(name, [*words, *overrides])
+    _append(options.records, "")
     folder = Path(str(config.run.folder))
     checkpoint, resumed = folder / "checkpoints" / "last.pt", folder.exists()
     if checkpoint.exists():
@@ -78,9 +80,16 @@ def reproduce(table: dict[str, Any], row: dict[str, Any], options: argparse.Name
             "device": ", ".join(facts["GPUs"]) or facts["processor"],
             **{key: facts[key] for key in ("openseg", "commit", "torch")},
         }
-        make_folder(options.records.parent)
-        with open(options.records, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        _append(options.records, json.dumps(record) + "\n")
+
+
+def _append(records: Path, text: str) -> None:
+    make_folder(records.parent)
+    try:
+        with open(records, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OutputError(f"{records}: cannot be written: {error.strerror}") from error
 
 
 def _refuse_another_run(config: Config, checkpoint: Path) -> None:

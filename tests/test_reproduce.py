@@ -13,7 +13,7 @@ import pytest
 from openseg import reproduce
 from openseg.build.tables import table_text
 from openseg.config import load_config, shipped_configs
-from openseg.errors import ConfigError, DataError, TrainingError
+from openseg.errors import ConfigError, DataError, OutputError, TrainingError
 
 SPEC = Path(__file__).resolve().parents[2] / "shared" / "spec" / "tables.md"
 TABLES = reproduce.read_tables()
@@ -248,8 +248,11 @@ def test_a_training_that_fails_ends_the_row(monkeypatch, tmp_path):
     assert command[7:] == ["openseg.train", *trained]
 
 
-def test_what_cannot_be_evaluated_is_not_trained(monkeypatch, tmp_path):
+def test_what_cannot_be_evaluated_or_recorded_is_not_trained(monkeypatch, tmp_path):
     monkeypatch.setattr(reproduce, "subprocess", None)
+    words = ("--row", "camvid/fcn_r18", f"data.root={tmp_path}", "--records")
+    with pytest.raises(OutputError, match=f"{tmp_path}: cannot be written: Is a directory"):
+        run_main(monkeypatch, *words, tmp_path)
     row, root = "pascal_context/hr_ocrnet_hrnet_w48_ms", f"data.root={tmp_path}"
     with pytest.raises(ConfigError, match=r"val\.stride: \(346, 346\) given, at most the window"):
         run_main(monkeypatch, "--row", row, root, "data.crop_size=[48,48]")
