@@ -191,6 +191,15 @@ def test_context_with_its_background(tmp_path):
     assert built.info.num_classes == 60
 
 
+def test_labels_of_sbd_have_to_be_converted(tmp_path):
+    root = miniature.pascal_voc(tmp_path)
+    (root / "ImageSets" / "Segmentation" / "trainaug.txt").unlink()
+    message = rf"prepare pascal_voc --root {root} --sbd DIR --output FOLDER"
+    with pytest.raises(DataError, match=message):
+        PascalVOC(root, "trainaug")
+    assert len(PascalVOC(root, "train")) == 2
+
+
 @pytest.mark.parametrize("name", ["pascal_context", "coco_stuff_10k"])
 def test_what_has_to_be_converted_says_how(name, tmp_path):
     message = rf"python -m openseg\.prepare {name} --root {tmp_path} --output"

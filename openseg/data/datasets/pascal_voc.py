@@ -46,6 +46,8 @@ class PascalVOC(PublishedDataset):
     def list_original(self, split: str) -> Listing:
         lists = self.root / "ImageSets" / "Segmentation"
         if not (lists / f"{split}.txt").is_file():
+            if split == "trainaug" and lists.is_dir():
+                raise self._unprepared(split, "--sbd DIR ")
             raise self._unlisted(split, lists)
         images, labels = self.root / "JPEGImages", self.root / "SegmentationClass"
         augmented = self.root / "SegmentationClassAug"

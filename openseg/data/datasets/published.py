@@ -87,11 +87,13 @@ class PublishedDataset(PairedDataset):
             f"{split}/label; expected the root of {self.info.name}: check that it was unpacked here"
         )
 
-    def _unprepared(self, split: str) -> DataError:
+    def _unprepared(self, split: str, further: str = "") -> DataError:
+        """further: words that openseg.prepare wants too."""
         known = sorted(path.parent.name for path in self.root.glob("*/label"))
         if known:
             return self._unknown_split(split, known)
         return DataError(
             f"{self.root}: there is no {split}/label to read; the published labels are converted "
-            f"once: python -m openseg.prepare {self.info.name} --root {self.root} --output FOLDER"
+            f"once: python -m openseg.prepare {self.info.name} --root {self.root} "
+            f"{further}--output FOLDER"
         )
