@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 SIZE = (24, 32)
+SBD = "benchmark_RELEASE/dataset"
 COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 # set: (values of the classes in the order of the train ids, a value to ignore, one that is no id)
 VALUES = {
@@ -130,6 +131,34 @@ def published_coco_stuff_10k(root):
     return root
 
 
+def published_pascal_context(root):
+    """VOC2010 with the masks of PyTorch-Encoding."""
+    import torch
+
+    mask = Image.fromarray(label("pascal_context"))
+    for index in range(3):
+        write(root / "JPEGImages" / f"2008_00000{index}.jpg", image(index))
+    torch.save({2008000000: mask, 2008000001: mask}, root / "train.pth")
+    torch.save({2008000002: mask}, root / "val.pth")
+    return root
+
+
+def published_pascal_voc(root):
+    """VOC2012, whose `benchmark_RELEASE/dataset` has the labels of SBD."""
+    lists, sbd = root / "ImageSets" / "Segmentation", root / SBD
+    for index in range(3):
+        name = f"2007_00000{index}"
+        write(root / "JPEGImages" / f"{name}.jpg", image(index))
+        write_matlab(sbd / "cls" / f"{name}.mat", GTcls={"Segmentation": label("pascal_voc")})
+        if index != 1:
+            write(root / "SegmentationClass" / f"{name}.png", label("pascal_voc"))
+    write_list(lists / "train.txt", "2007_000000")
+    write_list(lists / "val.txt", "2007_000002")
+    write_list(sbd / "train.txt", "2007_000000", "2007_000001")
+    write_list(sbd / "val.txt", "2007_000002")
+    return root
+
+
 def write_matlab(path, **contents):
     from scipy.io import savemat
 
@@ -137,6 +166,12 @@ def write_matlab(path, **contents):
     savemat(path, contents)
 
 
+# What openseg.prepare converts, and the further words that it wants.
+CONVERTED = {
+    "pascal_context": (published_pascal_context, lambda root: ()),
+    "pascal_voc": (published_pascal_voc, lambda root: ("--sbd", root / SBD)),
+    "coco_stuff_10k": (published_coco_stuff_10k, lambda root: ()),
+}
 TREES = {
     "cityscapes": cityscapes,
     "ade20k": ade20k,

@@ -70,23 +70,30 @@ def test_files_of_train_ids_in_place_of_published_ones(tmp_path):
         look_at_samples(Cityscapes(root, "train"), 3)
 
 
+def converted(name, folder, monkeypatch):
+    """The root of a set as it is published, after openseg.prepare."""
+    make, further = miniature.CONVERTED[name]
+    root, output = make(folder / "source"), folder / "prepared"
+    words = ["prepare", name, "--root", root, "--output", output, *further(root)]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    prepare.main()
+    return output
+
+
 @pytest.mark.parametrize("name", miniature.TREES)
 def test_each_published_set_from_its_files_to_a_submission(name, tmp_path, monkeypatch, capsys):
     """Two iterations, then label maps in the values of the set, which read back as counted."""
-    root = tmp_path / "source"
-    if name == "coco_stuff_10k":
-        miniature.published_coco_stuff_10k(root)
-        words = ["prepare", name, "--root", str(root), "--output", str(tmp_path / "prepared")]
-        monkeypatch.setattr(sys, "argv", words)
-        prepare.main()
-        root = tmp_path / "prepared"
+    if name in miniature.CONVERTED:
+        root = converted(name, tmp_path, monkeypatch)
     else:
-        miniature.TREES[name](root)
+        root = miniature.TREES[name](tmp_path / "source")
     run = tmp_path / "run"
     words = ["--cfg", "camvid/ocrnet_r18", *WORDS, f"data.name={name}", f"data.root={root}"]
     words += [f"run.folder={run}"]
     if name != "cityscapes":
         words += ["data.order=flip_first", "data.min_side=26"]
+    if name == "pascal_voc":
+        words += ["data.train_split=trainaug"]
     monkeypatch.setattr(sys, "argv", ["openseg.train", *words])
     monkeypatch.setattr(build, "create_model", TinyNet)
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # without pictures, which take long
