@@ -80,6 +80,19 @@ def converted(name, folder, monkeypatch):
     return output
 
 
+@pytest.mark.parametrize("name", ["ade20k", "pascal_context", "coco_stuff_10k"])
+def test_files_of_train_ids_have_255_where_published_ones_have_0(tmp_path, name):
+    root = miniature.prepared(name, tmp_path)
+    dataset = build.build_dataset(
+        load_config("scenes/ocrnet_r18", [f"data.name={name}", f"data.root={root}"]), "train"
+    )
+    look_at_samples(dataset, 3)
+    for path in root.glob("*/label/*.png"):
+        miniature.write(path, miniature.train_ids(name))
+    with pytest.raises(DataError, match=rf"train_0\.png: label values 255 .* {name}.*train ids"):
+        look_at_samples(dataset, 3)
+
+
 @pytest.mark.parametrize("name", miniature.TREES)
 def test_each_published_set_from_its_files_to_a_submission(name, tmp_path, monkeypatch, capsys):
     """Two iterations, then label maps in the values of the set, which read back as counted."""

@@ -44,7 +44,7 @@ class ADE20K(PublishedDataset):
     """
 
     def __init__(self, root: str | Path, split: str, **options: Any) -> None:
-        super().__init__(root, split, INFO, (0, 255), **options)
+        super().__init__(root, split, INFO, (0,), **options)
 
     def list_original(self, split: str) -> Listing:
         if split not in _FOLDERS:

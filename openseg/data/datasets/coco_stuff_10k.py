@@ -49,7 +49,7 @@ class COCOStuff10K(PublishedDataset):
     """
 
     def __init__(self, root: str | Path, split: str, **options: Any) -> None:
-        super().__init__(root, split, INFO, (0, 255, *_UNUSED), **options)
+        super().__init__(root, split, INFO, (0, *_UNUSED), **options)
 
     def list_original(self, split: str) -> Listing:
         raise self._unprepared(split)

@@ -148,8 +148,8 @@ def read_names(path: str | Path) -> list[str]:
 
 
 def keep_only(listing: Listing, list_file: str | Path) -> Listing:
-    """The samples that a text file names."""
-    names = set(read_names(list_file))
+    """The samples that a text file names; those of openseg.pytorch name label files, NAME.png."""
+    names = {name.removesuffix(".png") for name in read_names(list_file)}
     if not names:
         raise DataError(f"{list_file}: names no sample; expected one a line, or no list for all")
     absent = sorted(names - {pair.name for pair in listing.pairs})

@@ -43,7 +43,7 @@ class PascalContext(PublishedDataset):
     def __init__(
         self, root: str | Path, split: str, background: bool = False, **options: Any
     ) -> None:
-        info, ignored = (INFO_WITH_BACKGROUND, (255,)) if background else (INFO, (0, 255))
+        info, ignored = (INFO_WITH_BACKGROUND, (255,)) if background else (INFO, (0,))
         super().__init__(root, split, info, ignored, **options)
 
     def list_original(self, split: str) -> Listing:

@@ -28,7 +28,8 @@ class PublishedDataset(PairedDataset):
     images without a label are left out, and a split "test" may have images alone, in any subfolder.
 
     info: its label_ids say which value of a file is which class.
-    ignored: the values that stand for no class. Others are an error.
+    ignored: the values that stand for no class. Others are an error; so is 255 where the published
+        files have another value for it, for then it comes from files of train ids.
     options: see PairedDataset.
     """
 
@@ -69,7 +70,10 @@ class PublishedDataset(PairedDataset):
 
     @property
     def _way_out(self) -> str:
-        return "replace the files; python -m openseg.check_data lists all that is wrong with them"
+        return (
+            "put the published files here, not train ids or files of another set; "
+            "python -m openseg.check_data lists all values"
+        )
 
     def _unknown_split(self, split: str, known: Iterable[str]) -> DataError:
         return DataError(
