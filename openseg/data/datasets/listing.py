@@ -66,7 +66,7 @@ def require_folder(folder: Path) -> None:
         there = next(parent for parent in folder.parents if parent.is_dir())
         names = sorted(path.name for path in there.iterdir() if path.is_dir())
         raise DataError(
-            f"{folder}: there is no such folder; {there} has {', '.join(names[:12]) or 'none'}"
+            f"{folder}: there is no such folder; {there} has {', '.join(names[:12]) or 'no folder'}"
             f"{', …' if len(names) > 12 else ''}: check the root and the name of the split"
         )
 
