@@ -15,6 +15,7 @@ from torch import Tensor
 from openseg.build.refinement import KeptOffsets, PredictedOffsets
 from openseg.cli import at_least_one, height_and_width, run
 from openseg.data import open_image
+from openseg.data.datasets.listing import require_files
 from openseg.data.offset_files import write_offsets
 from openseg.engine.files import make_folder, replacing
 from openseg.engine.mending import INSTANCES, Mending, masks_of, mend_instances, mend_label_map
@@ -44,7 +45,12 @@ def main() -> None:
     else:
         images = dict.fromkeys(_names(options.labels or options.instances, ending))
     if folder is not None:
-        _require([folder / f"{name}{ending}" for name in images])
+        require_files(
+            [folder / f"{name}{ending}" for name in images], "expected one for each image"
+        )
+    if options.instances:
+        for name in images:
+            masks_of(options.instances / f"{name}{INSTANCES}")
     if not options.overwrite:
         refuse_existing([options.output / f"{name}{ending}" for name in images])
     offsets_of: PredictedOffsets | KeptOffsets
@@ -91,19 +97,6 @@ def _names(folder: Path, ending: str) -> list[str]:
     if not names:
         raise DataError(f"{folder}: there is no file to read; expected NAME{ending} files")
     return names
-
-
-def _require(files: list[Path]) -> None:
-    """DataError where one is missing, or a mask that it names."""
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise DataError(
-            f"{missing[0]}: there is no such file; expected one for each image ({len(missing)} of "
-            f"{len(files)} lack theirs)"
-        )
-    for file in files:
-        if file.name.endswith(INSTANCES):
-            masks_of(file)
 
 
 def _parse() -> argparse.Namespace:

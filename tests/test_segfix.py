@@ -68,6 +68,11 @@ def test_targets_of_instances_are_those_of_their_files_and_kept_apart(trained, t
     for path in root.rglob("*_labelIds.png"):
         miniature.write(path.with_name(path.name.replace("labelIds", "instanceIds")), instances)
     words = [*SMALL, f"data.root={root}", f"data.offsets={tmp_path}"]
+    lost = root / "gtFine/val/bonn/bonn_val_1_gtFine_instanceIds.png"
+    lost.unlink()
+    with pytest.raises(DataError, match=rf"{lost}: there is no such file \(1 of 2 are missing\)"):
+        build_datasets(load_config("cityscapes/segfix_hrnet_w48_inst", words))
+    miniature.write(lost, instances)
     train_set, val_set = build_datasets(load_config("cityscapes/segfix_hrnet_w48_inst", words))
     label, distance, _ = np.moveaxis(train_set.load(1).label, 2, 0)
     assert distance[20, 27:33].tolist() == [3, 2, 1, 1, 2, 3]
@@ -155,7 +160,7 @@ def test_it_mends_labels_while_they_are_evaluated_as_it_mends_files(
         run(monkeypatch, refine, "--checkpoint", drawn, "--labels", tmp_path / "plain",
             "--output", tmp_path / "files", images)  # fmt: skip
     (kept / "bonn_val_1_leftImg8bit.mat").unlink()
-    with pytest.raises(DataError, match=r"val_1_leftImg8bit\.mat: there is no .*1 of 2 lack"):
+    with pytest.raises(DataError, match=r"val_1_leftImg8bit\.mat: there is no .*1 of 2 are"):
         run(monkeypatch, evaluate, *words, tmp_path / "by_file")
     with pytest.raises(ConfigError, match=r"--segfix-slide: belongs to a network, and .* a folder"):
         run(monkeypatch, evaluate, *words, tmp_path / "by_file", "--segfix-slide", "9,9")
@@ -231,7 +236,9 @@ def test_mistakes_are_named(trained, monkeypatch, tmp_path):
     fcn, segfix = checkpoint(trained, "fcn"), checkpoint(trained, "segfix")
     images = trained / "cityscapes/leftImg8bit/val/bonn"
     words = (images, "--labels", tmp_path, "--output", tmp_path / "out", "--checkpoint")
-    with pytest.raises(DataError, match=r"bonn_val_0_leftImg8bit\.png: .*2 of 2 lack theirs"):
+    with pytest.raises(
+        DataError, match=r"bonn_val_0_leftImg8bit\.png: there is no .*2 of 2 are missing"
+    ):
         run(monkeypatch, refine, *words, segfix)
     for index in range(2):
         miniature.write(tmp_path / f"bonn_val_{index}_leftImg8bit.png", miniature.image())

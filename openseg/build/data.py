@@ -92,6 +92,7 @@ def _as_learned(
     if not config.data.instances:
         return borders(dataset, folder and folder / split)
     assert isinstance(dataset, Cityscapes)  # the checks of the configuration see to it
+    dataset.require_instances()
     return borders(dataset, folder and folder / "instances" / split, dataset.load_instances)
 
 

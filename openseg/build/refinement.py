@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from openseg.build import load_predictor
 from openseg.data import Dataset, Normalize, PairedDataset
+from openseg.data.datasets.listing import require_files
 from openseg.data.offset_files import read_offsets
 from openseg.engine.inference import Inference, Size
 from openseg.errors import CheckpointError, ConfigError, DataError
@@ -95,13 +96,7 @@ class KeptOffsets:
 
     def require(self, names: Iterable[str]) -> None:
         """DataError where one of them has no file."""
-        names = list(names)
-        missing = [name for name in names if not self.path(name).is_file()]
-        if missing:
-            raise DataError(
-                f"{self.path(missing[0])}: there is no such file; expected the offsets of each "
-                f"image ({len(missing)} of {len(names)} lack theirs)"
-            )
+        require_files(map(self.path, names), "expected the offsets of each image")
 
     def __call__(self, name: str, image: np.ndarray | None, size: Size | None = None) -> Tensor:
         offsets = read_offsets(self.path(name))

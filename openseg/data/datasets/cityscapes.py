@@ -17,6 +17,7 @@ from openseg.data.datasets.listing import (
     Listing,
     list_files,
     match,
+    require_files,
     without_labels,
 )
 from openseg.data.datasets.paired import open_label
@@ -74,10 +75,16 @@ class Cityscapes(PublishedDataset):
 
         Raises DataError where the file cannot be read.
         """
+        return open_label(self._instance_file(index))
+
+    def require_instances(self) -> None:
+        """DataError where a file of instances is missing."""
+        require_files(map(self._instance_file, range(len(self))))
+
+    def _instance_file(self, index: int) -> Path:
         label = self.listing.pairs[index].label
         assert label is not None
         kind, found, suffix = label.name.partition("_labelIds")
-        path = label.with_name(f"{kind}_instanceIds{suffix}")
         if not found:  # as openseg.pytorch prepares it
-            path = label.parents[1] / "instance" / label.name
-        return open_label(path)
+            return label.parents[1] / "instance" / label.name
+        return label.with_name(f"{kind}_instanceIds{suffix}")

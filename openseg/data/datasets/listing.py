@@ -71,6 +71,20 @@ def require_folder(folder: Path) -> None:
         )
 
 
+def require_files(
+    files: Iterable[Path],
+    advice: str = "check that all archives of the data set were unpacked here",
+) -> None:
+    """DataError for the first one that is missing: found before the first is read."""
+    files = list(files)
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: there is no such file ({len(missing)} of {len(files)} are missing); "
+            f"{advice}"
+        )
+
+
 def match(
     images: Mapping[str, Path],
     labels: Mapping[str, Path],

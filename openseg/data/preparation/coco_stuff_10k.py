@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
-from openseg.data.datasets.listing import read_names
-from openseg.data.preparation.conversion import Conversion, matlab_label, require_files
+from openseg.data.datasets.listing import read_names, require_files
+from openseg.data.preparation.conversion import Conversion, matlab_label
 
 _LISTS = {"train": "train", "val": "test"}
 

@@ -4,7 +4,7 @@
 A conversion only describes what is to be done: nothing is read before `label()` is called.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,17 +25,6 @@ class Conversion(NamedTuple):
     @property
     def name(self) -> str:
         return self.image.stem
-
-
-def require_files(files: Iterable[Path]) -> None:
-    """DataError for the first one that is missing: found before the first file is converted."""
-    files = list(files)
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise DataError(
-            f"{missing[0]}: there is no such file ({len(missing)} of {len(files)} are missing); "
-            "check that all archives of the data set were unpacked here"
-        )
 
 
 def matlab_label(path: Path, key: str, table: np.ndarray | None = None) -> Callable[[], np.ndarray]:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from openseg.data.datasets.listing import read_names
-from openseg.data.preparation.conversion import Conversion, matlab_label, require_files
+from openseg.data.datasets.listing import read_names, require_files
+from openseg.data.preparation.conversion import Conversion, matlab_label
 from openseg.errors import DataError
 
 # Of the 459 kinds, those that are classes 1 to 59; both lists are alphabetical.

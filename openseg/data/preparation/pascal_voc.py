@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openseg.data.datasets.listing import read_names
+from openseg.data.datasets.listing import read_names, require_files
 from openseg.data.datasets.paired import open_label
-from openseg.data.preparation.conversion import Conversion, matlab_label, require_files
+from openseg.data.preparation.conversion import Conversion, matlab_label
 
 
 def convert_pascal_voc(root: Path, sbd: Path) -> list[Conversion]:
