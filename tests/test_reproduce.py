@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from openseg import reproduce
-from openseg.build.tables import table_text
+from openseg.build.tables import find_row, table_text
 from openseg.config import load_config, shipped_configs
 from openseg.errors import ConfigError, DataError, OutputError, TrainingError
 
@@ -206,6 +206,17 @@ def test_a_row_of_two_tables_is_evaluated_for_both(monkeypatch, tmp_path):
     assert evaluated == [True, False]
     splits = [json.loads(line)["evaluation"] for line in records.read_text().splitlines()]
     assert splits == ["train", "val"]
+
+
+def test_rows_of_several_scales_are_evaluated_so_too():
+    name = "pascal_context/ocrnet_hrnet_w48_ssld"
+    table, row = find_row(TABLES, name)
+    assert row["published"] == {"val mIoU": "57.82", "ms+flip mIoU": "59.13"}
+    assert list(table["evaluate"]) == ["val", "ms+flip"]
+    val = load_config(name, ["data.root=.", *table["evaluate"]["ms+flip"]]).val
+    assert (val.scales, val.flip, val.min_side) == ([0.5, 0.75, 1, 1.25, 1.5, 1.75, 2], True, 520)
+    assert "ms+flip" not in find_row(TABLES, "cityscapes/ocrnet_r101")[0]["evaluate"]
+    assert sum("ms+flip mIoU" in row.get("published", {}) for row in TABLES["zoo"]["rows"]) == 7
 
 
 def test_what_is_not_there_is_named(monkeypatch):

@@ -44,7 +44,9 @@ def find_row(tables: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[st
             rows.setdefault(row["config"], []).append((table, row))
     found = find("row", rows, name)
     table, row = found[0]
-    evaluations = {k: words for other, _ in found for k, words in other["evaluate"].items()}
+    evaluations: dict[str, list[str]] = {}
+    for one_of in (part for pair in found for part in pair):
+        evaluations |= one_of.get("evaluate", {})
     return {**table, "evaluate": evaluations}, row
 
 
