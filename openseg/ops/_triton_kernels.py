@@ -9,21 +9,35 @@ import triton.language as tl
 
 
 @triton.jit
-def load_block(pointer, rows, columns, row_stride, column_stride, row_count, column_count):
+def load_rows(pointer, rows, inside, columns, row_stride, column_stride, column_count):
     """[rows, columns] of a matrix, 0 outside of it."""
-    inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
+    mask = inside[:, None] & (columns < column_count)[None, :]
     offsets = rows.to(tl.int64)[:, None] * row_stride
     offsets += columns.to(tl.int64)[None, :] * column_stride
-    return tl.load(pointer + offsets, mask=inside, other=0.0)
+    return tl.load(pointer + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(pointer, block, rows, inside, columns, row_stride, column_stride, column_count):
+    """Writes [rows, columns] of a matrix in its dtype."""
+    mask = inside[:, None] & (columns < column_count)[None, :]
+    offsets = rows.to(tl.int64)[:, None] * row_stride
+    offsets += columns.to(tl.int64)[None, :] * column_stride
+    tl.store(pointer + offsets, block.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_block(pointer, rows, columns, row_stride, column_stride, row_count, column_count):
+    """`load_rows` of the first `row_count` rows."""
+    inside = rows < row_count
+    return load_rows(pointer, rows, inside, columns, row_stride, column_stride, column_count)
 
 
 @triton.jit
 def store_block(pointer, block, rows, columns, row_stride, column_stride, row_count, column_count):
-    """Writes [rows, columns] of a matrix in its dtype."""
-    inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
-    offsets = rows.to(tl.int64)[:, None] * row_stride
-    offsets += columns.to(tl.int64)[None, :] * column_stride
-    tl.store(pointer + offsets, block.to(pointer.dtype.element_ty), mask=inside)
+    """`store_rows` of the first `row_count` rows."""
+    inside = rows < row_count
+    store_rows(pointer, block, rows, inside, columns, row_stride, column_stride, column_count)
 
 
 @triton.jit
@@ -63,6 +77,18 @@ def next_weight(position, index, size, out, ALIGN: tl.constexpr):
         above, below = tl.maximum((2 * position + 1) * size - out, 0), 2 * out
     weight = tl.math.div_rn((above - index * below).to(tl.float32), below.to(tl.float32))
     return tl.where(index + 1 < size, weight, 0.0)
+
+
+@triton.jit
+def cell(height, width, out_height, out_width, ALIGN: tl.constexpr):
+    """(row, column, top, left, across, count): a program's input position, and the outputs from it
+    to its next neighbours: where they start, how many lie side by side, how many there are."""
+    row, column = tl.program_id(0) // width, tl.program_id(0) % width
+    top = first_output(row, height, out_height, ALIGN)
+    left = first_output(column, width, out_width, ALIGN)
+    across = first_output(column + 1, width, out_width, ALIGN) - left
+    count = (first_output(row + 1, height, out_height, ALIGN) - top) * across
+    return row, column, top, left, across, count
 
 
 @triton.jit

@@ -185,6 +185,11 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return images * height * width, height * width, channels
 
 
+def _channels(x: Tensor) -> int:
+    """Of a block; values that lie apart come one by one, each by an address of its own."""
+    return power_of_two(x.shape[1], most=64 if x.stride(1) == 1 else 32)
+
+
 def _activation(kind: str, parameter: float) -> tuple[str, float]:
     """The identity is leaky with a slope of 1."""
     return ("leaky_relu", 1.0) if kind == "identity" else (kind, parameter)
@@ -196,7 +201,7 @@ def inplace_abn_statistics(x: Tensor) -> Tensor:
     rows, pixels, channels = _sizes(x)
     if rows == 0:
         return x.new_zeros((3, channels), dtype=torch.float64)
-    block_c = power_of_two(channels, most=64)
+    block_c = _channels(x)
     blocks = triton.cdiv(channels, block_c)
     count, each = split(rows, _BLOCK, blocks)
     parts = x.new_empty((count, 3, channels), dtype=torch.float32)
@@ -230,7 +235,7 @@ def _apply(
     rows, pixels, channels = _sizes(x)
     if rows == 0:
         return statistics
-    block_c = power_of_two(channels, most=64)
+    block_c = _channels(x)
     kind, parameter = _activation(kind, parameter)
     launch(
         inplace_abn_kernel, (triton.cdiv(rows, _BLOCK), triton.cdiv(channels, block_c)),
@@ -274,7 +279,7 @@ def inplace_abn_backward_sums(
     lowest = _LOWEST_ELU[kept.dtype]
     grad, kept = walkable(grad), walkable(kept)
     kind, parameter = _activation(activation, parameter)
-    block_c = power_of_two(channels, most=64)
+    block_c = _channels(kept)
     blocks = triton.cdiv(channels, block_c)
     count, each = split(rows, _BLOCK, blocks)
     parts = kept.new_empty((count, 2, channels), dtype=torch.float32)
@@ -308,7 +313,7 @@ def inplace_abn_backward(
     lowest = _LOWEST_ELU[kept.dtype]
     grad, kept = walkable(grad), walkable(kept)
     kind, parameter = _activation(activation, parameter)
-    block_c = power_of_two(channels, most=64)
+    block_c = _channels(kept)
     grid = triton.cdiv(rows, _BLOCK), triton.cdiv(channels, block_c)
     launch(
         inplace_abn_backward_kernel, grid, grad, kept, grad_x, coefficients, rows, pixels,

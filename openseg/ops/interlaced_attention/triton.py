@@ -29,14 +29,15 @@ def _groups(query: Tensor, groups: list[int], kind: str) -> list[Groups]:
 
 
 def interlaced_attention(
-    query: Tensor, key: Tensor | None, value: Tensor, scale: float, groups: list[int], kind: str
-) -> tuple[Tensor, Tensor]:
-    return attention(query, key, value, scale, _groups(query, groups, kind))
+    query: Tensor, key: Tensor | None, value: Tensor, scale: float, groups: list[int], kind: str,
+    allow_tf32: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return attention(query, key, value, scale, allow_tf32, _groups(query, groups, kind))
 
 
 def interlaced_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor | None, value: Tensor, out: Tensor, statistics: Tensor,
-    scale: float, groups: list[int], kind: str,
+    scale: float, groups: list[int], kind: str, allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     where = _groups(query, groups, kind)
-    return attention_backward(grad, query, key, value, out, statistics, scale, where)
+    return attention_backward(grad, query, key, value, out, statistics, scale, allow_tf32, where)

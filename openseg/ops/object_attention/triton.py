@@ -204,6 +204,6 @@ def _options(query: Tensor, regions: int, allow_tf32: bool) -> tuple[int, dict]:
         "BLOCK_C": 64 if half else 16,
         "PRECISION": precision(allow_tf32),
         "num_warps": 4 if block_k <= 64 else 8,
-        "num_stages": 2,
+        "num_stages": 2 if half else 3,
     }
     return power_of_two((8192 if half else 4096) // block_k, most=64), options

@@ -7,17 +7,17 @@ inverse sums. Backward without atomics: where the key is the query, one kernel h
 to a row; else one has the rows of the query and one those of key and value.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from openseg.ops import _backend, _triton
+from openseg.ops import _triton
 from openseg.ops._layout import empty_map
 from openseg.ops._triton import launch, power_of_two, precision, strides, walkable
-from openseg.ops._triton_kernels import load_block
+from openseg.ops._triton_kernels import load_block, load_rows, store_rows
 
 
 class Groups(NamedTuple):
@@ -44,20 +44,14 @@ def _pixels(tokens, first, columns, row_step, column_step):
 
 
 @triton.jit
-def _load(pointer, pixels, inside, channels, count, pixel_stride, channel_stride):
-    """[pixels, channels], 0 outside."""
-    offsets = pixels.to(tl.int64)[:, None] * pixel_stride
-    offsets += channels.to(tl.int64)[None, :] * channel_stride
-    mask = inside[:, None] & (channels < count)[None, :]
-    return tl.load(pointer + offsets, mask=mask, other=0.0)
-
-
-@triton.jit
-def _store(pointer, block, pixels, inside, channels, count, pixel_stride, channel_stride):
-    offsets = pixels.to(tl.int64)[:, None] * pixel_stride
-    offsets += channels.to(tl.int64)[None, :] * channel_stride
-    mask = inside[:, None] & (channels < count)[None, :]
-    tl.store(pointer + offsets, block.to(pointer.dtype.element_ty), mask=mask)
+def _place(
+    first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK: tl.constexpr
+):
+    """(first pixel of a program's group, the tokens of its block, their pixels)."""
+    group = tl.program_id(1)
+    first += (group // across) * group_row_step + (group % across) * group_step
+    tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return first, tokens, _pixels(tokens, first, columns, row_step, column_step)
 
 
 @triton.jit
@@ -78,14 +72,14 @@ def attention_kernel(
     BLOCK: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    first += (group // across) * group_row_step + (group % across) * group_step
-    t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
-    rows = _pixels(t, first, columns, row_step, column_step)
+    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    first, t, rows = _place(
+        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+    )
     key += image * key_image
     value += image * value_image
-    q = _load(
-        query + image * query_image, rows, t < tokens, c, channels, query_pixel, query_channel
+    q = load_rows(
+        query + image * query_image, rows, t < tokens, c, query_pixel, query_channel, channels
     )
     greatest = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -93,7 +87,7 @@ def attention_kernel(
     for start in range(0, tokens, KEYS):
         s = start + tl.arange(0, KEYS)
         at = _pixels(s, first, columns, row_step, column_step)
-        k = _load(key, at, s < tokens, c, channels, key_pixel, key_channel)
+        k = load_rows(key, at, s < tokens, c, key_pixel, key_channel, channels)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         scores = tl.where((s < tokens)[None, :], scores, -float("inf"))
         higher = tl.maximum(greatest, tl.max(scores, 1))
@@ -101,14 +95,14 @@ def attention_kernel(
         weights = tl.exp(scores - shift[:, None])
         shrink = tl.exp(greatest - shift)
         total = total * shrink + tl.sum(weights, 1)
-        v = _load(value, at, s < tokens, cv, value_channels, value_pixel, value_channel)
+        v = load_rows(value, at, s < tokens, cv, value_pixel, value_channel, value_channels)
         context = tl.dot(
             weights.to(v.dtype), v, context * shrink[:, None], input_precision=PRECISION
         )
         greatest = higher
-    _store(
-        out + image * out_image, context / total[:, None], rows, t < tokens, cv, value_channels,
-        out_pixel, out_channel,
+    store_rows(
+        out + image * out_image, context / total[:, None], rows, t < tokens, cv, out_pixel,
+        out_channel, value_channels,
     )  # fmt: skip
     place = statistics + image * pixels + rows
     tl.store(place, greatest, mask=t < tokens)
@@ -143,17 +137,17 @@ def attention_query_kernel(
     first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
     BLOCK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    first += (group // across) * group_row_step + (group % across) * group_step
-    t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
-    rows = _pixels(t, first, columns, row_step, column_step)
+    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    first, t, rows = _place(
+        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+    )
     key += image * key_image
     value += image * value_image
-    q = _load(
-        query + image * query_image, rows, t < tokens, c, channels, query_pixel, query_channel
+    q = load_rows(
+        query + image * query_image, rows, t < tokens, c, query_pixel, query_channel, channels
     )
-    g = _load(
-        grad + image * grad_image, rows, t < tokens, cv, value_channels, grad_pixel, grad_channel
+    g = load_rows(
+        grad + image * grad_image, rows, t < tokens, cv, grad_pixel, grad_channel, value_channels
     )
     step = tl.num_programs(2).to(tl.int64) * pixels
     known = tl.load(delta + image * pixels + rows, mask=t < tokens, other=0.0)
@@ -161,16 +155,16 @@ def attention_query_kernel(
     for start in range(0, tokens, BLOCK):
         s = start + tl.arange(0, BLOCK)
         at = _pixels(s, first, columns, row_step, column_step)
-        k = _load(key, at, s < tokens, c, channels, key_pixel, key_channel)
-        v = _load(value, at, s < tokens, cv, value_channels, value_pixel, value_channel)
+        k = load_rows(key, at, s < tokens, c, key_pixel, key_channel, channels)
+        v = load_rows(value, at, s < tokens, cv, value_pixel, value_channel, value_channels)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         scores = tl.where((s < tokens)[None, :], scores, -float("inf"))
         weights = _softmax(scores, statistics + image * pixels, rows, t < tokens, step, 1)
         grad_scores = weights * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - known[:, None])
         total = tl.dot(grad_scores.to(k.dtype), k, total, input_precision=PRECISION)
-    _store(
-        grad_query + image * out_image, total * scale, rows, t < tokens, c, channels,
-        out_pixel, out_channel,
+    store_rows(
+        grad_query + image * out_image, total * scale, rows, t < tokens, c, out_pixel, out_channel,
+        channels,
     )  # fmt: skip
 
 
@@ -186,30 +180,30 @@ def attention_key_value_kernel(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values; SHARED: of the rows of a query that is the key."""
-    group, image = tl.program_id(1), tl.program_id(2).to(tl.int64)
-    first += (group // across) * group_row_step + (group % across) * group_step
-    t, c, cv = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, D), tl.arange(0, DV)
-    rows = _pixels(t, first, columns, row_step, column_step)
+    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    first, t, rows = _place(
+        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+    )
     grad += image * grad_image
     query += image * query_image
     statistics += image * pixels
     step = tl.num_programs(2).to(tl.int64) * pixels
     delta += image * pixels
-    k = _load(key + image * key_image, rows, t < tokens, c, channels, key_pixel, key_channel)
-    v = _load(
-        value + image * value_image, rows, t < tokens, cv, value_channels,
-        value_pixel, value_channel,
+    k = load_rows(key + image * key_image, rows, t < tokens, c, key_pixel, key_channel, channels)
+    v = load_rows(
+        value + image * value_image, rows, t < tokens, cv, value_pixel, value_channel,
+        value_channels,
     )  # fmt: skip
     if SHARED:
-        own_grad = _load(grad, rows, t < tokens, cv, value_channels, grad_pixel, grad_channel)
+        own_grad = load_rows(grad, rows, t < tokens, cv, grad_pixel, grad_channel, value_channels)
         own_delta = tl.load(delta + rows, mask=t < tokens, other=0.0)
     total = tl.zeros((BLOCK, D), tl.float32)
     value_total = tl.zeros((BLOCK, DV), tl.float32)
     for start in range(0, tokens, BLOCK):
         s = start + tl.arange(0, BLOCK)
         at = _pixels(s, first, columns, row_step, column_step)
-        q = _load(query, at, s < tokens, c, channels, query_pixel, query_channel)
-        g = _load(grad, at, s < tokens, cv, value_channels, grad_pixel, grad_channel)
+        q = load_rows(query, at, s < tokens, c, query_pixel, query_channel, channels)
+        g = load_rows(grad, at, s < tokens, cv, grad_pixel, grad_channel, value_channels)
         known = tl.load(delta + at, mask=s < tokens, other=0.0)
         scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
         scores = tl.where((s < tokens)[None, :], scores, -float("inf"))
@@ -217,27 +211,28 @@ def attention_key_value_kernel(
         value_total = tl.dot(weights.to(g.dtype), g, value_total, input_precision=PRECISION)
         grad_scores = weights * (tl.dot(v, tl.trans(g), input_precision=PRECISION) - known[None, :])
         if SHARED:
-            others = _load(
-                value + image * value_image, at, s < tokens, cv, value_channels,
-                value_pixel, value_channel,
+            others = load_rows(
+                value + image * value_image, at, s < tokens, cv, value_pixel, value_channel,
+                value_channels,
             )  # fmt: skip
             grad_weights = tl.dot(own_grad, tl.trans(others), input_precision=PRECISION)
             own_weights = _softmax(scores, statistics, rows, t < tokens, step, 1)
             grad_scores += own_weights * (grad_weights - own_delta[:, None])
         total = tl.dot(grad_scores.to(q.dtype), q, total, input_precision=PRECISION)
-    _store(
-        grad_key + image * out_image, total * scale, rows, t < tokens, c, channels,
-        out_pixel, out_channel,
+    store_rows(
+        grad_key + image * out_image, total * scale, rows, t < tokens, c, out_pixel, out_channel,
+        channels,
     )  # fmt: skip
-    _store(
-        grad_value + image * out_value_image, value_total, rows, t < tokens, cv, value_channels,
-        out_value_pixel, out_value_channel,
+    store_rows(
+        grad_value + image * out_value_image, value_total, rows, t < tokens, cv, out_value_pixel,
+        out_value_channel, value_channels,
     )  # fmt: skip
 
 
 def attention(
-    query: Tensor, key: Tensor | None, value: Tensor, scale: float, groups: list[Groups]
-) -> tuple[Tensor, Tensor]:
+    query: Tensor, key: Tensor | None, value: Tensor, scale: float, allow_tf32: bool,
+    groups: list[Groups],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The context [B, Dv, H, W] within each group, and the statistics [2, B, H · W]."""
     images, channels, height, width = query.shape
     value_channels, pixels = value.shape[1], height * width
@@ -245,78 +240,107 @@ def attention(
     statistics = query.new_empty((2, images, pixels), dtype=torch.float32)
     if images * pixels == 0:
         return out, statistics
-    query, value = walkable(query), walkable(value)
-    key = query if key is None else walkable(key)
+    query, value = _rows(query), _rows(value)
+    key = query if key is None else _rows(key)
     d, dv = power_of_two(channels), power_of_two(value_channels)
-    block = _block(query, d + dv, dv)
+    block = _block(query, value, d + dv, dv)
     # Hopper's products of 128 rows have their operands in shared memory
-    rows = 2 * block if _triton.shared_memory(query) > 200 << 10 else block
+    wide = query.element_size() == 4 or _triton.shared_memory(query) > 200 << 10
+    rows = 2 * block if wide and d <= 256 else block
     for part in groups:
         launch(
             attention_kernel, _grid(rows, part, images),
             query, key, value, out, statistics, pixels, channels, value_channels, scale,
             *strides(query), *strides(key), *strides(value), *strides(out), *part[1:],
-            BLOCK=rows, KEYS=block, D=d, DV=dv, PRECISION=precision(_backend.allows_tf32()),
-            num_warps=8, num_stages=1,
+            BLOCK=rows, KEYS=block, **_options(query, d, dv, allow_tf32),
         )  # fmt: skip
     return out, statistics
 
 
 def attention_backward(
     grad: Tensor, query: Tensor, key: Tensor | None, value: Tensor, out: Tensor, statistics: Tensor,
-    scale: float, groups: list[Groups],
+    scale: float, allow_tf32: bool, groups: list[Groups],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key (empty without one, then that of the query is of both) and value."""
     images, channels, height, width = query.shape
     value_channels, pixels = value.shape[1], height * width
+    d, dv = power_of_two(channels), power_of_two(value_channels)
+    if key is None and query.element_size() == 4 and d + dv > 512:  # six tiles find no room
+        grads = attention_backward(
+            grad, query, query, value, out, statistics, scale, allow_tf32, groups
+        )
+        return grads[0] + grads[1], query.new_empty(0), grads[2]
     grad_query, grad_value = empty_map(query, channels), empty_map(value, value_channels)
     grad_key = query.new_empty(0) if key is None else empty_map(key, channels)
     if images * pixels == 0:
         return grad_query, grad_key, grad_value
-    grad, query, value, out = (walkable(t) for t in (grad, query, value, out))
-    other = query if key is None else walkable(key)
+    grad, query, value, out = (_rows(t) for t in (grad, query, value, out))
+    other = query if key is None else _rows(key)
     delta = torch.empty_like(statistics[0])
     launch(
         attention_delta_kernel, (triton.cdiv(pixels, 64), images), grad, out, delta, pixels,
         value_channels, *strides(grad), *strides(out), BLOCK=64, BLOCK_C=32,
     )  # fmt: skip
-    d, dv = power_of_two(channels), power_of_two(value_channels)
     sizes = pixels, channels, value_channels, scale
     places = *strides(grad), *strides(query), *strides(other), *strides(value)
-    options = {
-        "D": d,
-        "DV": dv,
-        "PRECISION": precision(_backend.allows_tf32()),
-        "num_warps": 8,
-        "num_stages": 1,
-    }
-    block = _block(query, d + (2 if key is None else 1) * dv, d + dv)
+    most, width = (32, d + 2 * dv) if key is None else (64, d + dv)
+    block = min(most, _block(query, value, width, d + dv))
     own = grad_query if key is None else grad_key
     for part in groups:
         launch(
             attention_key_value_kernel, _grid(block, part, images),
             grad, query, other, value, statistics, delta, own, grad_value, *sizes, *places,
             *strides(own), *strides(grad_value), *part[1:], BLOCK=block, SHARED=key is None,
-            **options,
+            **_options(query, d, dv, allow_tf32),
         )  # fmt: skip
         if key is not None:
             launch(
                 attention_query_kernel, _grid(block, part, images),
                 grad, query, other, value, statistics, delta, grad_query, *sizes, *places,
-                *strides(grad_query), *part[1:], BLOCK=block, **options,
+                *strides(grad_query), *part[1:], BLOCK=block,
+                **_options(query, d, dv, allow_tf32, of_query=True),
             )  # fmt: skip
     return grad_query, grad_key, grad_value
 
 
-def _block(query: Tensor, width: int, sums: int) -> int:
+def _rows(tensor: Tensor) -> Tensor:
+    """The map with a pixel's channels side by side: a copy costs less than to gather it often."""
+    tensor = walkable(tensor)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.stride(1) > 1 else tensor
+
+
+def _block(query: Tensor, value: Tensor, width: int, sums: int) -> int:
     """Pixels of a block: two blocks of `width` channels lie in shared memory, sums in registers."""
+    if query.element_size() == 4:
+        return 16
     most = 64
+    # channels that are not whole vectors come one by one, through registers
+    vectors = query.shape[1] % 16 == value.shape[1] % 16 == 0
     while most > 16 and (
         2 * most * width * query.element_size() > 0.9 * _triton.shared_memory(query)
-        or most * sums > 1 << 14
+        or most * sums > (1 << 14 if vectors else 1 << 13)
     ):
         most //= 2
     return most
+
+
+def _options(
+    query: Tensor, d: int, dv: int, allow_tf32: bool, of_query: bool = False
+) -> dict[str, Any]:
+    """What a kernel, or that of the query's gradient, is compiled with: nothing is spilled then.
+
+    With a second stage, maps come into shared memory past the registers. TF32 needs more of it.
+    """
+    wide = query.element_size() == 4
+    room = d + dv <= 512 or _triton.shared_memory(query) > 128 << 10
+    tf32 = allow_tf32 and wide and room
+    return {
+        "D": d,
+        "DV": dv,
+        "PRECISION": precision(tf32),
+        "num_warps": 4 if tf32 and of_query else 8,
+        "num_stages": 1 if tf32 or (wide and of_query) else 2,
+    }
 
 
 def _grid(block: int, groups: Groups, images: int) -> tuple[int, int, int]:
@@ -324,14 +348,15 @@ def _grid(block: int, groups: Groups, images: int) -> tuple[int, int, int]:
 
 
 def self_attention(
-    query: Tensor, key: Tensor | None, value: Tensor, scale: float
+    query: Tensor, key: Tensor | None, value: Tensor, scale: float, allow_tf32: bool = False
 ) -> tuple[Tensor, Tensor]:
-    return attention(query, key, value, scale, [whole_map(query.shape[2] * query.shape[3])])
+    groups = [whole_map(query.shape[2] * query.shape[3])]
+    return attention(query, key, value, scale, allow_tf32, groups)
 
 
 def self_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor | None, value: Tensor, out: Tensor, statistics: Tensor,
-    scale: float,
+    scale: float, allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     groups = [whole_map(query.shape[2] * query.shape[3])]
-    return attention_backward(grad, query, key, value, out, statistics, scale, groups)
+    return attention_backward(grad, query, key, value, out, statistics, scale, allow_tf32, groups)

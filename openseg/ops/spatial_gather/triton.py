@@ -171,7 +171,7 @@ def spatial_gather_backward(
         return grad_features, grad_logits
     delta = (grad.float() * regions).sum(2)
     half, block_k = features.element_size() == 2, power_of_two(logits.shape[1])
-    block_n = power_of_two((8192 if half else 4096) // block_k, most=64)
+    block_n = power_of_two((8192 if half else 1024) // block_k, most=64)
     launch(
         spatial_gather_backward_kernel, (triton.cdiv(height * width, block_n), images),
         grad, features, logits, statistics, delta, grad_features, grad_logits,

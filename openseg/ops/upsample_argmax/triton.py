@@ -12,8 +12,8 @@ from torch import Tensor
 from openseg.ops._triton import cell_pixels, launch, power_of_two
 from openseg.ops._triton_kernels import (
     blend_classes,
+    cell,
     corners,
-    first_output,
     load_corners,
     next_weight,
 )
@@ -27,14 +27,10 @@ def upsample_argmax_kernel(
     stride_image, stride_class, stride_row, stride_column, pixels_each, ALIGN: tl.constexpr,
     CONFIDENCE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    row, column = tl.program_id(0) // width, tl.program_id(0) % width
+    row, column, top, left, across, count = cell(height, width, out_height, out_width, ALIGN)
     image = tl.program_id(2).to(tl.int64)
     logits += image * stride_image
     offsets = corners(row, column, height, width, stride_row, stride_column)
-    top = first_output(row, height, out_height, ALIGN)
-    left = first_output(column, width, out_width, ALIGN)
-    across = first_output(column + 1, width, out_width, ALIGN) - left
-    count = (first_output(row + 1, height, out_height, ALIGN) - top) * across
     first = tl.program_id(1) * pixels_each
     for start in range(first, tl.minimum(first + pixels_each, count), BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)

@@ -14,8 +14,8 @@ from openseg.ops._triton import cell_pixels, launch, power_of_two
 from openseg.ops._triton_kernels import (
     blend,
     blend_classes,
+    cell,
     corners,
-    first_output,
     load_corners,
     next_weight,
 )
@@ -57,14 +57,10 @@ def upsample_cross_entropy_kernel(
     EACH: tl.constexpr, MINED: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Outputs of each pixel; float64 sums of loss and weight, wrong labels, first wrong one."""
-    row, column = tl.program_id(0) // width, tl.program_id(0) % width
+    row, column, top, left, across, count = cell(height, width, out_height, out_width, ALIGN)
     image = tl.program_id(2).to(tl.int64)
     logits += image * stride_image
     offsets = corners(row, column, height, width, stride_row, stride_column)
-    top = first_output(row, height, out_height, ALIGN)
-    left = first_output(column, width, out_width, ALIGN)
-    across = first_output(column + 1, width, out_width, ALIGN) - left
-    count = (first_output(row + 1, height, out_height, ALIGN) - top) * across
     loss_sum = tl.zeros((BLOCK_P,), tl.float32)
     weight_sum = tl.zeros((BLOCK_P,), tl.float32)
     wrong_sum = tl.zeros((BLOCK_P,), tl.float32)
@@ -120,7 +116,7 @@ def upsample_cross_entropy_backward_kernel(
     ONE_SCALE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """What the pixels of a cell give to its corners: float32 parts [4, B, height, width, K]."""
-    row, column = tl.program_id(0) // width, tl.program_id(0) % width
+    row, column, top, left, across, count = cell(height, width, out_height, out_width, ALIGN)
     image = tl.program_id(2).to(tl.int64)
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     offsets = corners(row, column, height, width, stride_row, stride_column)
@@ -131,10 +127,6 @@ def upsample_cross_entropy_backward_kernel(
     if WEIGHTED:
         factor = tl.load(weight + k, mask=k < classes, other=0.0)
         weights = tl.load(weight + classes)
-    top = first_output(row, height, out_height, ALIGN)
-    left = first_output(column, width, out_width, ALIGN)
-    across = first_output(column + 1, width, out_width, ALIGN) - left
-    count = (first_output(row + 1, height, out_height, ALIGN) - top) * across
     upper_left = tl.zeros((BLOCK_P, BLOCK_K), tl.float32)
     upper_right, lower_left, lower_right = upper_left, upper_left, upper_left
     for start in range(0, count, BLOCK_P):

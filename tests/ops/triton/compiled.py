@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from openseg.ops import _triton
+from openseg.ops._backend import allows_tf32
 from openseg.ops.confusion_matrix import triton as confusion
 from openseg.ops.inplace_abn import triton as norm
 from openseg.ops.object_attention import triton as attention
@@ -54,24 +55,25 @@ def map_(channels, size, dtype, last):
 def object_attention(dtype, last, channels=256, regions=19):
     query, grad = (map_(channels, (97, 97), dtype, last) for _ in range(2))
     key, value = torch.randn(2, 2, regions, channels).to(dtype)
-    attention.object_attention(query, key, value, 0.1)
-    attention.object_attention_backward(grad, query, key, value, 0.1)
+    attention.object_attention(query, key, value, 0.1, allows_tf32())
+    attention.object_attention_backward(grad, query, key, value, 0.1, allows_tf32())
 
 
 def spatial_gather(dtype, last, channels=512, regions=19):
     features, logits = map_(channels, (97, 97), dtype, last), map_(regions, (97, 97), dtype, last)
-    regions, statistics = gather.spatial_gather(features, logits, 1.0)
-    grad = regions.to(dtype)
-    gather.spatial_gather_backward(grad, features, logits, regions, statistics, 1.0)
+    known = gather.spatial_gather(features, logits, 1.0, allows_tf32())
+    grad = known[0].to(dtype)
+    gather.spatial_gather_backward(grad, features, logits, *known, 1.0, allows_tf32())
 
 
-def self_attention(dtype, last, channels=256, regions=256, size=(97, 97)):
-    query, key, grad = (map_(channels, size, dtype, last) for _ in range(3))
-    if regions != channels:  # channels of the value
-        grad = map_(regions, size, dtype, last)
-    for other in (key, None):
-        known = pixel_attention.self_attention(query, other, grad, 0.1)
-        pixel_attention.self_attention_backward(grad, query, other, grad, *known, 0.1)
+def self_attention(dtype, last, channels=256, regions=256):
+    query, key = (map_(channels, (97, 97), dtype, last) for _ in range(2))
+    for value_channels in {regions, 512}:  # that of interlaced attention
+        value = map_(value_channels, (97, 97), dtype, last)
+        for other in (key, None):
+            maps = query, other, value
+            known = pixel_attention.self_attention(*maps, 0.1, allows_tf32())
+            pixel_attention.self_attention_backward(value, *maps, *known, 0.1, allows_tf32())
 
 
 def upsample_argmax(dtype, last, channels=19, regions=19):
@@ -113,6 +115,7 @@ MORE = [
     (torch.bfloat16, False, {"regions": 150}),
     (torch.float16, True, {"regions": 171}),
     (torch.float32, True, {"regions": 150}),
+    ("tf32", True, {}),
 ]
 
 
@@ -129,7 +132,9 @@ def compile_only(capability, thorough):
     try:
         for case in CASES:
             for dtype, last, sizes in CONFIGURATIONS + (MORE if thorough else []):
-                case(dtype, last, **sizes)
+                tf32 = dtype == "tf32"
+                torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
+                case(torch.float32 if tf32 else dtype, last, **sizes)
     finally:
         JITFunction.run = run
     return compiled

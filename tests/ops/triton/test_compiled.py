@@ -29,9 +29,7 @@ def kernels():
 
 
 def test_registers_suffice(kernels):
-    """Six tiles are alive at once where the key is the query: a few addresses are spilled."""
-    allowed = {"attention_key_value_kernel": 40}
-    assert [k for k in kernels if k["spilled"] > allowed.get(k["kernel"], 0)] == []
+    assert [k for k in kernels if k["spilled"]] == []
 
 
 def test_shared_memory_suffices(kernels):

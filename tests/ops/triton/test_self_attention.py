@@ -24,8 +24,10 @@ LONG = functools.partial(interlaced_attention, groups=(2, 3), kind="long")
 SHORT = functools.partial(interlaced_attention, groups=(6, 3), kind="short")
 
 
-# B, D, H, W, Dv: one pixel, several blocks, no image
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 11, 7, 5), (0, 4, 3, 3, 2)])
+# B, D, H, W, Dv: one pixel, several blocks, more channels than a shared key has room for, no image
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1, 1), (2, 3, 11, 7, 5), (1, 2, 2, 3, 300), (0, 4, 3, 3, 2)]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_error_budget(shape, layout):
     query, key, value = (laid_out(t, layout) for t in case(*shape))
