@@ -69,6 +69,14 @@ def triton_obstacle(tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> st
     return None
 
 
+def dtypes_obstacle(*tensors: torch.Tensor) -> str | None:
+    """Why kernels that serve tensors of one dtype cannot take these."""
+    dtypes = [str(tensor.dtype) for tensor in tensors]
+    if len(set(dtypes)) == 1:
+        return None
+    return f"it serves one dtype, got {', '.join(dtypes)}"
+
+
 def allows_tf32() -> bool:
     """Whether torch's switch lets products of float32 on NVIDIA GPUs round their factors to TF32.
 

@@ -180,8 +180,8 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
         "interlaced_attention": interlaced,
     }
     for name, module in modules.items():
-        monkeypatch.setattr(module, "FORWARD", getattr(operators, name))
-        monkeypatch.setattr(module, "BACKWARD", getattr(operators, f"{name}_backward"))
+        monkeypatch.setitem(module.FORWARD, "cuda", getattr(operators, name))
+        monkeypatch.setitem(module.BACKWARD, "cuda", getattr(operators, f"{name}_backward"))
 
 
 def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -215,6 +215,11 @@ def test_spatial_gather() -> None:
 either_key = pytest.mark.parametrize("shared", [False, True], ids=["own key", "key is query"])
 
 
+def attend(module: Any, *tensors: Tensor | None, options: tuple) -> Tensor:
+    kernels = module.FORWARD["cuda"], module.BACKWARD["cuda"]
+    return whole.PixelAttention.apply(*tensors, kernels, options)
+
+
 def agree_on_itself(shared: bool, ours: Any, known: Any) -> None:
     """Both are called with query, key and value; ours without a key where it is the query."""
     if shared:
@@ -231,7 +236,7 @@ def agree_on_itself(shared: bool, ours: Any, known: Any) -> None:
 def test_self_attention(shared: bool) -> None:
     agree_on_itself(
         shared,
-        lambda *t: whole.SelfAttention.apply(*t, 0.4, "cuda"),
+        lambda *t: attend(whole, *t, options=(0.4, False)),
         lambda *t: ops.self_attention(*t, scale=0.4, backend="reference"),
     )
 
@@ -242,6 +247,6 @@ def test_groups_that_do_not_divide_the_map(kind: str, shared: bool) -> None:
     options: Any = {"groups": (2, 3), "kind": kind, "mask_pad": True, "backend": "reference"}
     agree_on_itself(
         shared,
-        lambda *t: interlaced.InterlacedAttention.apply(*t, 0.4, [2, 3], kind, "cuda"),
+        lambda *t: attend(interlaced, *t, options=(0.4, [2, 3], kind, False)),
         lambda *t: ops.interlaced_attention(*t, scale=0.4, **options),
     )

@@ -41,8 +41,8 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
         call.lse[~kept] = torch.inf
         return torch.from_numpy(call.backward(kernels, scale.numpy())).to(logits.dtype)
 
-    monkeypatch.setattr(autograd, "KERNEL", forward)
-    monkeypatch.setattr(autograd, "_BACKWARD", backward)
+    monkeypatch.setitem(autograd.FORWARD, "cuda", forward)
+    monkeypatch.setitem(autograd.BACKWARD, "cuda", backward)
 
 
 @pytest.mark.usefixtures("emulated")

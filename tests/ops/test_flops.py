@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from openseg import _ext, ops
-from openseg.ops import _flops
+from openseg.ops import _backend, _flops
 
 B, C, K, H, W = 2, 6, 3, 4, 8
 PAIRS = B * H * W * K
@@ -27,10 +27,13 @@ def count(function, tensors):
 
 
 @with_kernels
+@pytest.mark.parametrize("tf32", [False, True])  # an argument of the kernels
 @pytest.mark.parametrize(
     ("name", "shapes", "options", "recomputed"),
     [
         ("spatial_gather", [(B, C, H, W), (B, K, H, W)], {}, 0),
+        ("self_attention", [(B, C, H, W)] * 3, {}, 2 * B * (H * W) ** 2 * C),
+        ("interlaced_attention", [(B, C, H, W)] * 3, {"groups": (2, 4)}, 2 * B * H * W * 4 * C),
         ("object_attention", [(B, C, H, W), (B, K, C), (B, K, 5)], {}, 2 * PAIRS * C),
         ("upsample_argmax", [(B, K, H, W)], {"size": (9, 9)}, 0),
         (
@@ -41,7 +44,8 @@ def count(function, tensors):
         ),
     ],
 )
-def test_kernels_count_as_their_references(name, shapes, options, recomputed):
+def test_kernels_count_as_their_references(name, shapes, options, recomputed, tf32, monkeypatch):
+    monkeypatch.setattr(_backend, "allows_tf32", lambda: tf32)
     tensors = [torch.randn(shape) for shape in shapes]
     known, found = (
         count(

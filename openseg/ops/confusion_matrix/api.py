@@ -8,11 +8,10 @@ the same mistake is a RuntimeError without the value.
 import torch
 from torch import Tensor
 
-from openseg import _ext
-from openseg.ops import _backend, _flops, _triton
+from openseg.ops import _backend
+from openseg.ops._kernels import registered
 from openseg.ops.confusion_matrix import reference
 
-_KERNEL = _ext.operator("confusion_matrix")
 _DTYPES = (torch.uint8, torch.int32, torch.int64)
 
 
@@ -21,17 +20,12 @@ def _fake(prediction, target, num_classes, ignore_index):
     return matrix, target.new_empty((2,), dtype=torch.int64)
 
 
-if _KERNEL is not None:
-    torch.library.register_fake("openseg::confusion_matrix")(_fake)
-
-_TRITON = _triton.operator(
+_KERNELS = registered(
     "confusion_matrix",
     "confusion_matrix(Tensor prediction, Tensor target, int num_classes, int ignore_index)"
     " -> (Tensor, Tensor)",
     _fake,
 )
-
-_flops.register(_flops.none, _KERNEL, _TRITON)
 
 
 def confusion_matrix(
@@ -72,13 +66,13 @@ def confusion_matrix(
     if num_classes < 1:
         raise ValueError(f"confusion_matrix: num_classes must be positive, got {num_classes}")
     obstacles = {
-        "cuda": _backend.cuda_obstacle(_KERNEL, target, _DTYPES),
+        "cuda": _backend.cuda_obstacle(_KERNELS["cuda"], target, _DTYPES),
         "triton": _backend.triton_obstacle(target, _DTYPES),
-        "cpp": _backend.cpp_obstacle(_KERNEL, target, _DTYPES),
+        "cpp": _backend.cpp_obstacle(_KERNELS["cpp"], target, _DTYPES),
         "reference": None,
     }
     chosen = _backend.choose("confusion_matrix", backend, obstacles)
-    run = {"reference": reference.confusion_matrix, "triton": _TRITON}.get(chosen, _KERNEL)
+    run = _KERNELS.get(chosen, reference.confusion_matrix)
     matrix, invalid = run(prediction, target, num_classes, ignore_index)
     if torch.compiler.is_compiling():
         torch._assert_async(invalid[0] == 0, "confusion_matrix: a label is out of range")

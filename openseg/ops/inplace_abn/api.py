@@ -81,9 +81,9 @@ def inplace_abn(
 
 def _obstacles(x: Tensor) -> dict[str, str | None]:
     return {
-        "cuda": _backend.cuda_obstacle(autograd.BINARY.inplace_abn, x, _KERNEL_DTYPES),
+        "cuda": _backend.cuda_obstacle(autograd.KERNELS["cuda"].inplace_abn, x, _KERNEL_DTYPES),
         "triton": _backend.triton_obstacle(x, _KERNEL_DTYPES),
-        "cpp": _backend.cpp_obstacle(autograd.BINARY.inplace_abn, x, _KERNEL_DTYPES),
+        "cpp": _backend.cpp_obstacle(autograd.KERNELS["cpp"].inplace_abn, x, _KERNEL_DTYPES),
         "reference": None,
     }
 

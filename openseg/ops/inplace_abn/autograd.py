@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg import _ext
-from openseg.ops import _flops, _triton
+from openseg.ops._kernels import registered
 from openseg.ops._layout import empty_map
 from openseg.ops.inplace_abn import synchronise
 
@@ -50,23 +49,14 @@ _SCHEMAS = Kernels(
     "(Tensor grad, Tensor kept, Tensor statistics, Tensor affine, float eps, str activation,"
     " float parameter, bool kept_input) -> Tensor",
 )
-BINARY = Kernels(*map(_ext.operator, Kernels._fields))
-_TRITON = Kernels(
-    *(
-        _triton.operator("inplace_abn", name + schema, fake)
-        for name, schema, fake in zip(Kernels._fields, _SCHEMAS, _FAKES, strict=True)
-    )
-)
-
-if BINARY.inplace_abn is not None:
-    for name, fake in zip(Kernels._fields, _FAKES, strict=True):
-        torch.library.register_fake(f"openseg::{name}")(fake)
-
-_flops.register(_flops.none, *BINARY, *_TRITON)
-
-
-def _kernels(backend: str) -> Kernels:
-    return _TRITON if backend == "triton" else BINARY
+_REGISTERED = [
+    registered("inplace_abn", name + schema, fake)
+    for name, schema, fake in zip(Kernels._fields, _SCHEMAS, _FAKES, strict=True)
+]
+KERNELS = {
+    backend: Kernels(*(operator[backend] for operator in _REGISTERED))
+    for backend in ("cuda", "cpp", "triton")
+}
 
 
 class InPlaceABN(torch.autograd.Function):
@@ -88,7 +78,7 @@ class InPlaceABN(torch.autograd.Function):
         overwrite: bool,
         backend: str,
     ) -> tuple[Tensor, Tensor]:
-        kernels, options = _kernels(backend), (eps, activation, activation_param)
+        kernels, options = KERNELS[backend], (eps, activation, activation_param)
         affine = _affine(x, weight, bias, eps)
         if known is None and group is not None:
             known = synchronise.merged(kernels.inplace_abn_statistics(x), shift, group)
@@ -108,7 +98,7 @@ class InPlaceABN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad, _):
         kept, statistics, affine, weight, bias = ctx.saved_tensors
-        kernels, arguments = _kernels(ctx.backend), (grad, kept, statistics, affine)
+        kernels, arguments = KERNELS[ctx.backend], (grad, kept, statistics, affine)
         if ctx.group is None:
             grad_x, sums = kernels.inplace_abn_backward(*arguments, None, *ctx.options)
         else:

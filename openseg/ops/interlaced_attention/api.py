@@ -10,6 +10,7 @@ from openseg.ops.self_attention.api import (
     cast_attention_maps,
     check_attention_maps,
 )
+from openseg.ops.self_attention.autograd import PixelAttention
 
 
 def interlaced_attention(
@@ -60,11 +61,11 @@ def interlaced_attention(
     if scale is None:
         scale = query.shape[1] ** -0.5
     query, key, value = cast_attention_maps(query, key, value)
-    obstacles = attention_obstacles(autograd.FORWARD, query, key, value)
+    obstacles = attention_obstacles(autograd.FORWARD["cpp"], query, key, value)
     chosen = _backend.choose("interlaced_attention", backend, obstacles)
     if chosen == "reference":
         return reference.interlaced_attention(query, key, value, scale, groups, kind, mask_pad)
     other = None if key is query else key
-    return autograd.InterlacedAttention.apply(
-        query, other, value, scale, list(groups), kind, chosen
-    )
+    kernels = autograd.FORWARD[chosen], autograd.BACKWARD[chosen]
+    options = scale, list(groups), kind, _backend.allows_tf32()
+    return PixelAttention.apply(query, other, value, kernels, options)

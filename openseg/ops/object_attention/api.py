@@ -64,13 +64,11 @@ def object_attention(
 
 
 def _obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
-    mixed = None
-    if not query.dtype == key.dtype == value.dtype:
-        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-    many = _backend.regions_obstacle(key.shape[1])
+    mixed = _backend.dtypes_obstacle(query, key, value)
+    many, forward = _backend.regions_obstacle(key.shape[1]), autograd.FORWARD["cpp"]
     return {
-        "cuda": _backend.cuda_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed or many,
+        "cuda": _backend.cuda_obstacle(forward, query, _KERNEL_DTYPES) or mixed or many,
         "triton": _backend.triton_obstacle(query, _KERNEL_DTYPES) or mixed or many,
-        "cpp": _backend.cpp_obstacle(autograd.FORWARD, query, _KERNEL_DTYPES) or mixed,
+        "cpp": _backend.cpp_obstacle(forward, query, _KERNEL_DTYPES) or mixed,
         "reference": None,
     }

@@ -43,12 +43,14 @@ def self_attention(
     if scale is None:
         scale = query.shape[1] ** -0.5
     query, key, value = cast_attention_maps(query, key, value)
-    obstacles = attention_obstacles(autograd.FORWARD, query, key, value)
+    obstacles = attention_obstacles(autograd.FORWARD["cpp"], query, key, value)
     chosen = _backend.choose("self_attention", backend, obstacles)
     if chosen == "reference":
         return reference.self_attention(query, key, value, scale)
     other = None if key is query else key
-    return autograd.SelfAttention.apply(query, other, value, scale, chosen)
+    kernels = autograd.FORWARD[chosen], autograd.BACKWARD[chosen]
+    options = scale, _backend.allows_tf32()
+    return autograd.PixelAttention.apply(query, other, value, kernels, options)
 
 
 def cast_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
@@ -62,9 +64,7 @@ def attention_obstacles(
     kernel: Any, query: Tensor, key: Tensor, value: Tensor
 ) -> dict[str, str | None]:
     """What stands in the way of each backend of the attention between pixels."""
-    mixed = many = None
-    if not query.dtype == key.dtype == value.dtype:
-        mixed = f"it serves one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+    mixed, many = _backend.dtypes_obstacle(query, key, value), None
     if max(query.shape[1], value.shape[1]) > _MOST_CHANNELS_ON_GPU:
         many = (
             f"its blocks hold {_MOST_CHANNELS_ON_GPU} channels at most, "

@@ -5,12 +5,14 @@ Besides the arguments and the result, float32 [2, B, N] is kept: the softmax's g
 scores and inverse sums.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg import _ext
-from openseg.ops import _backend, _flops, _triton
+from openseg.ops import _flops
+from openseg.ops._kernels import registered
 from openseg.ops._layout import empty_map
 
 
@@ -34,51 +36,50 @@ def _fake_backward(grad, query, key, value, out, statistics, scale, allow_tf32=F
     return empty_gradients(query, key, value)
 
 
-FORWARD = _ext.operator("self_attention")
-BACKWARD = _ext.operator("self_attention_backward")
-
-if FORWARD is not None:
-    torch.library.register_fake("openseg::self_attention")(_fake_forward)
-    torch.library.register_fake("openseg::self_attention_backward")(_fake_backward)
-
-_TRITON_FORWARD = _triton.operator(
-    "self_attention",
-    "self_attention(Tensor query, Tensor? key, Tensor value, float scale) -> (Tensor, Tensor)",
-    _fake_forward,
-)
-_TRITON_BACKWARD = _triton.operator(
-    "self_attention",
-    "self_attention_backward(Tensor grad, Tensor query, Tensor? key, Tensor value, Tensor out,"
-    " Tensor statistics, float scale) -> (Tensor, Tensor, Tensor)",
-    _fake_backward,
-)
-
-
-def _flops_forward(query, key, value, scale, **options):
+def _flops_forward(query, key, value, scale, *options, **others):
     batch, channels, height, width = query
     return _flops.attention(batch * (height * width) ** 2, channels, value[1])
 
 
-def _flops_backward(grad, query, key, value, out, statistics, scale, **options):
+def _flops_backward(grad, query, key, value, out, statistics, scale, *options, **others):
     batch, channels, height, width = query
     return _flops.attention_backward(batch * (height * width) ** 2, channels, value[1])
 
 
-_flops.register(_flops_forward, FORWARD, _TRITON_FORWARD)
-_flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
+FORWARD = registered(
+    "self_attention",
+    "self_attention(Tensor query, Tensor? key, Tensor value, float scale, bool allow_tf32=False)"
+    " -> (Tensor, Tensor)",
+    _fake_forward,
+    _flops_forward,
+)
+BACKWARD = registered(
+    "self_attention",
+    "self_attention_backward(Tensor grad, Tensor query, Tensor? key, Tensor value, Tensor out,"
+    " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor, Tensor)",
+    _fake_backward,
+    _flops_backward,
+)
 
 
-class SelfAttention(torch.autograd.Function):
-    """`key` is None where it is the query: the gradient of the query is then that of both."""
+class PixelAttention(torch.autograd.Function):
+    """`key` is None where it is the query: the gradient of the query is then that of both.
+
+    `kernels` are the operators of both passes, `options` their arguments after the maps.
+    """
 
     @staticmethod
     def forward(
-        ctx, query: Tensor, key: Tensor | None, value: Tensor, scale: float, backend: str
+        ctx,
+        query: Tensor,
+        key: Tensor | None,
+        value: Tensor,
+        kernels: tuple[Any, Any],
+        options: tuple[Any, ...],
     ) -> Tensor:
-        ctx.backend = backend
-        ctx.options = (scale,) if backend == "triton" else (scale, _backend.allows_tf32())
-        run = _TRITON_FORWARD if backend == "triton" else FORWARD
-        out, statistics = run(query, key, value, *ctx.options)
+        forward, ctx.run_backward = kernels
+        ctx.options = options
+        out, statistics = forward(query, key, value, *options)
         ctx.save_for_backward(query, key, value, out, statistics)
         return out
 
@@ -86,6 +87,5 @@ class SelfAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         query, key, *saved = ctx.saved_tensors
-        run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
-        grad_query, grad_key, grad_value = run(grad, query, key, *saved, *ctx.options)
+        grad_query, grad_key, grad_value = ctx.run_backward(grad, query, key, *saved, *ctx.options)
         return grad_query, None if key is None else grad_key, grad_value, None, None

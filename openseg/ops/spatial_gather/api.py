@@ -59,8 +59,8 @@ def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
 
     many = _backend.regions_obstacle(logits.shape[1])
     return {
-        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD) or many,
+        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD["cuda"]) or many,
         "triton": first(_backend.triton_obstacle) or many,
-        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD),
+        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD["cpp"]),
         "reference": None,
     }

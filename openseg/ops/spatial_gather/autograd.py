@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg import _ext
-from openseg.ops import _backend, _flops, _triton
+from openseg.ops import _backend
+from openseg.ops._kernels import registered
 from openseg.ops._layout import empty_map
 
 
@@ -24,51 +24,41 @@ def _fake_backward(grad, features, logits, regions, statistics, scale, allow_tf3
     return empty_map(features, features.shape[1]), empty_map(logits, logits.shape[1])
 
 
-FORWARD = _ext.operator("spatial_gather")
-BACKWARD = _ext.operator("spatial_gather_backward")
-
-if FORWARD is not None:
-    torch.library.register_fake("openseg::spatial_gather")(_fake_forward)
-    torch.library.register_fake("openseg::spatial_gather_backward")(_fake_backward)
-
-_TRITON_FORWARD = _triton.operator(
-    "spatial_gather",
-    "spatial_gather(Tensor features, Tensor logits, float scale, bool allow_tf32=False)"
-    " -> (Tensor, Tensor)",
-    _fake_forward,
-)
-_TRITON_BACKWARD = _triton.operator(
-    "spatial_gather",
-    "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
-    " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)",
-    _fake_backward,
-)
-
-
-def _flops_forward(features, logits, scale, **options):
+def _flops_forward(features, logits, scale, *options, **others):
     batch, channels, height, width = features
     return 2 * batch * logits[1] * height * width * channels
 
 
-def _flops_backward(grad, features, logits, regions, statistics, scale, **options):
+def _flops_backward(grad, features, logits, regions, statistics, scale, *options, **others):
     return 2 * _flops_forward(features, logits, scale)
 
 
-_flops.register(_flops_forward, FORWARD, _TRITON_FORWARD)
-_flops.register(_flops_backward, BACKWARD, _TRITON_BACKWARD)
+FORWARD = registered(
+    "spatial_gather",
+    "spatial_gather(Tensor features, Tensor logits, float scale, bool allow_tf32=False)"
+    " -> (Tensor, Tensor)",
+    _fake_forward,
+    _flops_forward,
+)
+BACKWARD = registered(
+    "spatial_gather",
+    "spatial_gather_backward(Tensor grad, Tensor features, Tensor logits, Tensor regions,"
+    " Tensor statistics, float scale, bool allow_tf32=False) -> (Tensor, Tensor)",
+    _fake_backward,
+    _flops_backward,
+)
 
 
 class SpatialGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, logits: Tensor, scale: float, backend: str) -> Tensor:
         ctx.options, ctx.backend = (scale, _backend.allows_tf32()), backend
-        run = _TRITON_FORWARD if backend == "triton" else FORWARD
-        regions, statistics = run(features, logits, *ctx.options)
+        regions, statistics = FORWARD[backend](features, logits, *ctx.options)
         ctx.save_for_backward(features, logits, regions, statistics)
         return regions.to(features.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        run = _TRITON_BACKWARD if ctx.backend == "triton" else BACKWARD
-        return *run(grad, *ctx.saved_tensors, *ctx.options), None, None
+        grads = BACKWARD[ctx.backend](grad, *ctx.saved_tensors, *ctx.options)
+        return *grads, None, None

@@ -4,11 +4,10 @@
 import torch
 from torch import Tensor
 
-from openseg import _ext
-from openseg.ops import _backend, _flops, _triton
+from openseg.ops import _backend, _triton
+from openseg.ops._kernels import registered
 from openseg.ops.upsample_argmax import reference
 
-_KERNEL = _ext.operator("upsample_argmax")
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -19,17 +18,12 @@ def _fake(logits, size, align_corners, confidence):
     return labels, logits.new_empty(shape if confidence else (0,), dtype=torch.float32)
 
 
-if _KERNEL is not None:
-    torch.library.register_fake("openseg::upsample_argmax")(_fake)
-
-_TRITON = _triton.operator(
+_KERNELS = registered(
     "upsample_argmax",
     "upsample_argmax(Tensor logits, SymInt[2] size, bool align_corners, bool confidence)"
     " -> (Tensor, Tensor)",
     _fake,
 )
-
-_flops.register(_flops.none, _KERNEL, _TRITON)
 
 
 def upsample_argmax(
@@ -62,13 +56,13 @@ def upsample_argmax(
     if len(size) != 2 or size[0] < 1 or size[1] < 1:
         raise ValueError(f"upsample_argmax: size must be (H, W), both positive, got {size}")
     obstacles = {
-        "cuda": _backend.cuda_obstacle(_KERNEL, logits, _KERNEL_DTYPES),
+        "cuda": _backend.cuda_obstacle(_KERNELS["cuda"], logits, _KERNEL_DTYPES),
         "triton": _backend.triton_obstacle(logits, _KERNEL_DTYPES)
         or _triton.upsampling_obstacle(logits.shape[2:], size),
-        "cpp": _backend.cpp_obstacle(_KERNEL, logits, _KERNEL_DTYPES),
+        "cpp": _backend.cpp_obstacle(_KERNELS["cpp"], logits, _KERNEL_DTYPES),
         "reference": None,
     }
     chosen = _backend.choose("upsample_argmax", backend, obstacles)
-    run = {"reference": reference.upsample_argmax, "triton": _TRITON}.get(chosen, _KERNEL)
+    run = _KERNELS.get(chosen, reference.upsample_argmax)
     labels, probability = run(logits.detach(), (size[0], size[1]), align_corners, confidence)
     return (labels, probability) if confidence else labels

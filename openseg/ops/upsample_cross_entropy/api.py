@@ -75,10 +75,10 @@ def upsample_cross_entropy(
 
 def _obstacles(logits: Tensor, target: Tensor) -> dict[str, str | None]:
     return {
-        "cuda": _backend.cuda_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES),
+        "cuda": _backend.cuda_obstacle(autograd.FORWARD["cuda"], logits, _KERNEL_DTYPES),
         "triton": _backend.triton_obstacle(logits, _KERNEL_DTYPES)
         or _triton.upsampling_obstacle(logits.shape[2:], target.shape[1:]),
-        "cpp": _backend.cpp_obstacle(autograd.KERNEL, logits, _KERNEL_DTYPES),
+        "cpp": _backend.cpp_obstacle(autograd.FORWARD["cpp"], logits, _KERNEL_DTYPES),
         "reference": None,
     }
 

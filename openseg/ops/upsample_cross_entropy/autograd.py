@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from openseg import _ext
-from openseg.ops import _flops, _triton
+from openseg.ops._kernels import registered
 from openseg.ops.upsample_cross_entropy.reference import Ohem
 
 
@@ -30,28 +29,19 @@ def _fake_backward(logits, *others):
     return torch.empty_like(logits)
 
 
-KERNEL = _ext.operator("upsample_cross_entropy")
-_BACKWARD = _ext.operator("upsample_cross_entropy_backward")
-
-if KERNEL is not None:
-    torch.library.register_fake("openseg::upsample_cross_entropy")(_fake_forward)
-    torch.library.register_fake("openseg::upsample_cross_entropy_backward")(_fake_backward)
-
-_TRITON_FORWARD = _triton.operator(
+FORWARD = registered(
     "upsample_cross_entropy",
     "upsample_cross_entropy(Tensor logits, Tensor target, Tensor? weight, bool align_corners,"
     " int ignore_index, float label_smoothing, str ohem, float thresh, int min_kept, bool each)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _fake_forward,
 )
-_TRITON_BACKWARD = _triton.operator(
+BACKWARD = registered(
     "upsample_cross_entropy",
     "upsample_cross_entropy_backward(Tensor logits, Tensor target, Tensor? weight, Tensor lse,"
     " Tensor scale, bool align_corners, int ignore_index, float label_smoothing) -> Tensor",
     _fake_backward,
 )
-
-_flops.register(_flops.none, KERNEL, _BACKWARD, _TRITON_FORWARD, _TRITON_BACKWARD)
 
 
 class UpsampleCrossEntropy(torch.autograd.Function):
@@ -73,8 +63,7 @@ class UpsampleCrossEntropy(torch.autograd.Function):
         variant, thresh, min_kept = ("", 0.0, 0)
         if ohem is not None:
             thresh, min_kept, variant = ohem
-        run = _TRITON_FORWARD if backend == "triton" else KERNEL
-        loss, lse, _, totals = run(
+        loss, lse, _, totals = FORWARD[backend](
             logits,
             target,
             weight,
@@ -101,6 +90,5 @@ class UpsampleCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _):
         logits, target, weight, lse, divisor = ctx.saved_tensors
         scale = (grad if divisor is None else grad / divisor).float().contiguous()
-        run = _TRITON_BACKWARD if ctx.backend == "triton" else _BACKWARD
-        grad_logits = run(logits, target, weight, lse, scale, *ctx.options)
+        grad_logits = BACKWARD[ctx.backend](logits, target, weight, lse, scale, *ctx.options)
         return grad_logits, *[None] * 8
