@@ -34,6 +34,11 @@ def rounding(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.maximum(relative * np.abs(values), smallest)
 
 
+def assert_within(ours: np.ndarray, exact: np.ndarray, slack: np.ndarray, what: object) -> None:
+    error = np.abs(ours - exact)
+    assert (error <= slack).all(), f"{what}: error {error.max()}"
+
+
 def filled_with_nan(shape: tuple[int, ...], dtype: str, channels_last: bool = False) -> np.ndarray:
     return laid_out(encode(np.full(shape, np.nan), dtype), channels_last)
 
@@ -49,6 +54,25 @@ def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:
     """The fields stride_batch, stride_class … of a map [B, K, H, W], in elements."""
     names = ("batch", "class", "row", "column")
     return {f"{prefix}_{n}": s // array.itemsize for n, s in zip(names, array.strides, strict=True)}
+
+
+def upsampling_of(
+    stored: np.ndarray, dtype: str, size: tuple[int, int], align_corners: bool
+) -> dict[str, Any]:
+    """The fields of logits [B, K, h, w] as they lie, and of the size that they are upsampled to."""
+    batch, classes, height, width = stored.shape
+    return {
+        "logits": stored,
+        "dtype": dtype,
+        "batch": batch,
+        "classes": classes,
+        "in_height": height,
+        "in_width": width,
+        **strides(stored),
+        "out_height": size[0],
+        "out_width": size[1],
+        "align_corners": align_corners,
+    }
 
 
 def map_of(array: np.ndarray, dtype: str) -> dict[str, Any]:

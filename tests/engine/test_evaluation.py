@@ -5,19 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from openseg.engine.evaluation import evaluate
 from openseg.engine.inference import Inference
 from openseg.errors import DataError
+from tests.engine.pictures import Samples, Seer
 
 INFO = SimpleNamespace(
     name="toys", classes=("a", "b", "c"), ignore_index=255, num_classes=3, palette=()
 )
 
 
-class Toys:
+class Toys(Samples):
     """Images of several sizes whose channels are the class scores, so that truth is known."""
 
     info = INFO
@@ -34,25 +33,6 @@ class Toys:
             self.samples.append(SimpleNamespace(image=image, label=label, name=name))
         if missing is not None:
             self.samples[missing].label = None
-
-    def __len__(self):
-        return len(self.samples)
-
-    def load(self, index):
-        return self.samples[index]
-
-
-class Seer(nn.Module):
-    """Takes the channels of the image for logits."""
-
-    align_corners = True
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, images):
-        return SimpleNamespace(main=images * self.weight)
 
 
 def transform(sample):

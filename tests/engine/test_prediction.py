@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Predicting files with a network whose answer is known: it labels each pixel by its colour."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 from openseg.data import Normalize
 from openseg.engine.prediction import Predictor, find_images, predict_files
 from openseg.errors import DataError, OutputError
+from tests.engine.pictures import Seer
 
 PALETTE = [[200, 10, 20], [30, 220, 40], [50, 60, 240]]
 META = {
@@ -21,22 +18,9 @@ META = {
 }
 
 
-class Colors(nn.Module):
-    """Takes the red, green and blue of a pixel for the logits of three classes."""
-
-    align_corners = True
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
-
-    def forward(self, images):
-        return SimpleNamespace(main=images * self.weight)
-
-
 @pytest.fixture
 def predictor():
-    return Predictor(Colors(), META)
+    return Predictor(Seer(), META)
 
 
 def write_image(path, seed=0, size=(13, 9)):
@@ -51,8 +35,8 @@ def test_classes_that_mirroring_exchanges_come_with_the_checkpoint():
     """Red and green trade places in the mirrored pass, so they come out as good as equal."""
     image = np.zeros((4, 6, 3), dtype=np.uint8)
     image[..., 0] = 255
-    plain = Predictor(Colors(), META, flip=True)(image)
-    paired = Predictor(Colors(), {**META, "flip_pairs": [[0, 1]]}, flip=True)(image)
+    plain = Predictor(Seer(), META, flip=True)(image)
+    paired = Predictor(Seer(), {**META, "flip_pairs": [[0, 1]]}, flip=True)(image)
     assert plain.confidence.min() > 0.99
     np.testing.assert_allclose(paired.confidence, 0.5, atol=0.01)
 

@@ -24,20 +24,46 @@ def arguments(operator, tensors, shared, **options):
 
 
 def check_kernel(operator, tensors, shared, **options):
-    """The CPU kernel's result and gradients keep the error budget.
-
-    From the gradient of a weight it subtracts Σ_c grad_out · out, where plain code subtracts
-    Σ_m weight · grad_weight: at a weight near 1 that is nearly the number itself, error and all.
-    The rounding of `out` and of the kernel's sum stays, and reaches gradients of query and key.
-    """
+    """The CPU kernel's result and gradients keep the error budget."""
     results = {}
     for backend in ("cpp", "reference"):
         function, given = arguments(operator, tensors, shared, backend=backend, **options)
         results[backend] = with_gradients(function, given)
     exact = with_gradients(function, [t.double() for t in given])
+    slack = gradient_slack(random_gradient(exact[0].shape), exact, given)
+    check_budget(results["cpp"], results["reference"], exact, slack)
+
+
+def gradient_slack(grad, exact, tensors):
+    """What a kernel's gradients of query and key may be off besides: a list for check_budget.
+
+    From the gradient of a weight it subtracts Σ_c grad_out · out, where plain code subtracts
+    Σ_m weight · grad_weight: at a weight near 1 that is nearly the number itself, error and all.
+    The rounding of `out` and of the kernel's sum stays, and reaches gradients of query and key.
+    """
     slack = [0.0] * len(exact)
     if exact[0].numel():
-        terms = (random_gradient(exact[0].shape) * exact[0]).abs().sum(1).max()
-        vectors = max(t.abs().max() for t in given[:-1]) * given[0].shape[1] ** -0.5
-        slack[1:-1] = [torch.finfo(given[0].dtype).eps * terms * vectors] * (len(exact) - 2)
-    check_budget(results["cpp"], results["reference"], exact, slack)
+        terms = (grad * exact[0]).abs().sum(1).max()
+        vectors = max(t.abs().max() for t in tensors[:-1]) * tensors[0].shape[1] ** -0.5
+        slack[1:-1] = [torch.finfo(tensors[0].dtype).eps * terms * vectors] * (len(exact) - 2)
+    return slack
+
+
+def check_graphs(operator, tensors, shared, dynamic=None, **options):
+    """A compiled graph has the kernel, its gradients and their strides; so has an exported one."""
+    function, tensors = arguments(operator, tensors, shared, backend="cpp", **options)
+
+    class Attend(torch.nn.Module):
+        def forward(self, *tensors):
+            return function(*tensors)
+
+    known = with_gradients(Attend(), tensors)
+    compiled = torch.compile(Attend(), fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for ours, expected in zip(with_gradients(compiled, tensors), known, strict=True):
+        assert torch.equal(ours, expected)
+        assert ours.stride() == expected.stride()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(
+        Attend(), tensors, dynamic_shapes=[tuple({0: batch} for _ in tensors)]
+    )
+    assert torch.equal(exported.module()(*tensors), known[0])

@@ -6,7 +6,7 @@ import torch
 
 from openseg import _ext
 from openseg.ops import interlaced_attention, self_attention
-from tests.ops.attention_cases import arguments, check_kernel, maps
+from tests.ops.attention_cases import arguments, check_graphs, check_kernel, maps
 from tests.ops.gradients import at_each_thread_count, with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 
@@ -221,24 +221,8 @@ def test_opcheck(kind, shared):
     [("contiguous", "long", False), ("channels_last", "short", True)],
 )
 def test_kernel_compiles_with_its_gradients_and_exports(layout, kind, shared):
-    class Attend(torch.nn.Module):
-        def forward(self, *tensors):
-            return function(*tensors)
-
     tensors = maps(2, 4, 6, 8, 6, torch.float32, layout)
-    function, tensors = arguments(
-        interlaced_attention, tensors, shared, backend="cpp", groups=(4, 2), kind=kind
-    )
-    known = with_gradients(Attend(), tensors)
-    compiled = torch.compile(Attend(), fullgraph=True, backend="aot_eager")
-    for ours, expected in zip(with_gradients(compiled, tensors), known, strict=True):
-        assert torch.equal(ours, expected)
-        assert ours.stride() == expected.stride()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(
-        Attend(), tensors, dynamic_shapes=[tuple({0: batch} for _ in tensors)]
-    )
-    assert torch.equal(exported.module()(*tensors), known[0])
+    check_graphs(interlaced_attention, tensors, shared, groups=(4, 2), kind=kind)
 
 
 @needs_kernels

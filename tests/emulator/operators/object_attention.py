@@ -133,8 +133,7 @@ def compare(kernels, b, d, n, k, dv, products, channels_last, sharpness=1.0):
     for ours, exact, size in zip((out, *grads), call.exact(), call.magnitudes(), strict=True):
         # Weights are rounded before they are multiplied, and so are the gradients of scores.
         slack = arrays.rounding(exact, call.dtype) + EPSILON[products] * size
-        error = np.abs(ours - exact)
-        assert (error <= slack).all(), f"{(b, d, n, k, dv, products)}: error {error.max()}"
+        arrays.assert_within(ours, exact, slack, (b, d, n, k, dv, products))
 
 
 MUTANTS = [

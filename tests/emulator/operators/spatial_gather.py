@@ -163,8 +163,7 @@ def compare(kernels, b, c, n, k, products, last, logits_dtype, logits_last, shar
     ):
         # Weights are rounded before they are multiplied.
         slack = arrays.rounding(exact, dtype) + EPSILON[products] * size
-        error = np.abs(ours - exact)
-        assert (error <= slack).all(), f"{(b, c, n, k, products)}: error {error.max()}"
+        arrays.assert_within(ours, exact, slack, (b, c, n, k, products))
 
 
 MUTANTS = [

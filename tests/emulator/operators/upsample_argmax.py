@@ -67,7 +67,7 @@ def compare_argmax(kernels, logits, size, align_corners, dtype, channels_last):
 
 
 def upsample(kernels, logits, size, align_corners, dtype, channels_last, with_confidence):
-    batch, classes, height, width = logits.shape
+    batch, classes = logits.shape[:2]
     stored = arrays.laid_out(arrays.encode(logits, dtype), channels_last)
     shape = (batch, *size)
     labels = np.full(shape, -1 if classes > 256 else 255, np.int64 if classes > 256 else np.uint8)
@@ -75,20 +75,11 @@ def upsample(kernels, logits, size, align_corners, dtype, channels_last, with_co
     kernels.call(
         "upsample_argmax",
         "upsample_argmax",
-        UpsampleArgmax=dict(
-            logits=stored,
-            dtype=dtype,
-            batch=batch,
-            classes=classes,
-            in_height=height,
-            in_width=width,
-            **arrays.strides(stored),
-            out_height=size[0],
-            out_width=size[1],
-            align_corners=align_corners,
-            labels=labels,
-            confidence=confidence if with_confidence else None,
-        ),
+        UpsampleArgmax={
+            **arrays.upsampling_of(stored, dtype, size, align_corners),
+            "labels": labels,
+            "confidence": confidence if with_confidence else None,
+        },
     )
     return labels, confidence
 

@@ -91,26 +91,16 @@ def compare_mining(kernels, ohem):
 
 class CrossEntropyCall:
     def __init__(self, logits, size, align_corners, dtype, channels_last):
-        batch, classes, height, width = logits.shape
         self.logits = arrays.laid_out(arrays.encode(logits, dtype), channels_last)
         self.dtype = dtype
         self.channels_last = channels_last
-        self.pixels = (batch, *size)
+        self.pixels = (len(logits), *size)
         self.lse = np.full(self.pixels, np.nan, np.float32)
         self.probability = np.full(self.pixels, np.nan, np.float32)
-        self.fields = dict(
-            logits=self.logits,
-            dtype=dtype,
-            batch=batch,
-            classes=classes,
-            in_height=height,
-            in_width=width,
-            **arrays.strides(self.logits),
-            out_height=size[0],
-            out_width=size[1],
-            align_corners=align_corners,
-            ignore_index=255,
-        )
+        self.fields = {
+            **arrays.upsampling_of(self.logits, dtype, size, align_corners),
+            "ignore_index": 255,
+        }
 
     def forward(self, kernels, target, weight, smoothing, ohem=None):
         """The losses, and the four totals; `ohem` has the fields of the struct of that name."""
@@ -198,8 +188,7 @@ def compare_cross_entropy(
     for grads, scale in ((per_pixel, grad_loss[:, None]), (for_all, 0.5)):
         exact = np.einsum("yh,bkyx,xw->bkhw", rows, grad_values * scale, columns, optimize=True)
         slack = arrays.rounding(exact, dtype) + 1e-5 * np.abs(exact).max() + 1e-7
-        error = np.abs(grads - exact)
-        assert (error <= slack).all(), f"{dtype}, {shape} to {size}: error {error.max()}"
+        arrays.assert_within(grads, exact, slack, (dtype, shape, size))
 
 
 MUTANTS = [
