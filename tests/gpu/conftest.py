@@ -26,3 +26,15 @@ def no_tf32():
     """float32 is compared with float64 by the error of plain float32."""
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"
+
+
+@pytest.fixture(autouse=True)
+def next_test_has_a_gpu():
+    """After an error of the GPU no call of the process succeeds: pytest-xdist starts another."""
+    yield
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(1)
+        raise

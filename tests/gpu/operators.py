@@ -40,10 +40,15 @@ class Call:
 
 
 def gradient_of(out: Tensor) -> Tensor:
-    """The same numbers in every dtype."""
-    generator = torch.Generator(out.device).manual_seed(1)
-    numbers = torch.randn(out.shape, generator=generator, device=out.device)
-    return numbers.bfloat16().to(out.dtype)
+    """The same numbers in every dtype, in the layout of `out`: a compiled graph asks for that."""
+    return torch.empty_like(out).copy_(_numbers(out.shape, out.device))
+
+
+@functools.lru_cache(maxsize=2)
+def _numbers(shape: torch.Size, device: torch.device) -> Tensor:
+    """Kept for the call that follows: a graph that is captured takes no numbers of a generator."""
+    generator = torch.Generator(device).manual_seed(1)
+    return torch.randn(shape, generator=generator, device=device).bfloat16()
 
 
 def map_(batch, channels, size, dtype, layout, seed=0, spread=1.0):
@@ -129,6 +134,8 @@ def confusion_matrix(batch, channels, classes, size, dtype, layout):
     return Call(function, [t.byte() for t in labels], 0)
 
 
+# its slope does not jump at 0, on either side of which rounding may put one of a million values
+SMOOTH = {"keep": "input", "activation": "elu", "activation_param": 1.0}
 DIFFERENTIABLE = {
     "object_attention": object_attention,
     "spatial_gather": spatial_gather,
@@ -145,8 +152,8 @@ DIFFERENTIABLE = {
     "upsample_cross_entropy smoothed": functools.partial(
         upsample_cross_entropy, label_smoothing=0.1, align_corners=False, reduction="none"
     ),
-    "inplace_abn": functools.partial(inplace_abn, keep="input"),
-    "inplace_abn of many channels": functools.partial(inplace_abn_of_many_channels, keep="input"),
+    "inplace_abn": functools.partial(inplace_abn, **SMOOTH),
+    "inplace_abn of many channels": functools.partial(inplace_abn_of_many_channels, **SMOOTH),
 }
 DISCRETE = {"upsample_argmax": upsample_argmax, "confusion_matrix": confusion_matrix}
 ALL = DIFFERENTIABLE | DISCRETE
