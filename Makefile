@@ -2,7 +2,8 @@
 # make test    install and run the test suite
 # make lint    formatting and static checks
 # make ext     rebuild the kernels in place after a change in csrc/
-# make gpu     build for this machine's GPU with the torch of PYTHON, test and measure there; STEPS=…
+# make gpu     build for this machine's GPU with the torch of PYTHON, test and measure there;
+#              a part of it, or for so long alone: STEPS="tests ops --minutes 9"
 #
 # Set PYTHON to choose the interpreter (3.10 or newer), TORCH to choose the torch that is installed
 # (`make demo TORCH="torch==2.15.0"`), VENV to install into another virtual environment.
@@ -52,8 +53,8 @@ test: ext $(VENV)/tools.installed
 
 # Nothing is installed: a machine with a GPU has its own torch, and perhaps no way out.
 gpu:
-	OPENSEG_CUDA=1 OPENSEG_REQUIRE_EXT=1 \
-	TORCH_CUDA_ARCH_LIST=$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') \
+	arch=$$($(PYTHON) -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())') && \
+	OPENSEG_CUDA=1 OPENSEG_REQUIRE_EXT=1 TORCH_CUDA_ARCH_LIST=$$arch \
 	  $(PYTHON) setup.py --quiet build_ext --inplace
 	PYTHONPATH=$(CURDIR) $(PYTHON) benchmarks/run_gpu.py $(STEPS)
 

@@ -113,7 +113,7 @@ def report(
         try:
             figures = measure(operator, case, device, floors, seconds)
             print(describe(figures), flush=True)
-        except RuntimeError as error:
+        except Exception as error:  # Triton has kinds of its own too
             failures += 1
             figures = {"operator": operator, "case": case.name, "failed": first_line(error)}
             print(f"{operator} / {case.name} fails: {figures['failed']}", flush=True)
