@@ -41,7 +41,7 @@ def run(command: list[str], **environment: str) -> tuple[bool, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=os.setpgrp,  # a kernel that hangs is stopped with all who wait for it
+        start_new_session=True,  # a kernel that hangs is stopped with all who wait for it
     ) as process:
         left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
         timer = threading.Timer(left, os.killpg, (process.pid, signal.SIGKILL))
