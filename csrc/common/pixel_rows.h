@@ -259,8 +259,12 @@ void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, fl
       const Range range = part(rows, tiles, t);
       of_tile.a = in.a + range.begin * (lie == Rows::adjacent ? 1 : in.pitch_a);
       upcoming.fetch();
-      tile_of<most_rows, into, lie>(range.count, of_tile, out + range.begin * stride + x, stride,
-                                    panel);
+      float* const to = out + range.begin * stride + x;
+      if (columns - x > lanes) {
+        tile_of<most_rows, into, lie>(range.count, of_tile, to, stride, panel);
+      } else {
+        tile_of<most_rows, into, lie, 1>(range.count, of_tile, to, stride, lanes);
+      }
     }
   }
 }

@@ -273,30 +273,33 @@ struct Operands {
   int64_t pitch_a;
   const Word* b;  // [panels, depth, pitch_b]
   int64_t pitch_b, panel_pitch;
-  int64_t depth;  // words
-  int64_t later =
-      0;  // from a row of b to one that is fetched with it, to the second cache; 0: none
+  int64_t depth;      // words
+  int64_t later = 0;  // from a row of b to one that is fetched with it; 0: none
 };
 
 // stream: whole panels past the cache, see common/stream.h; add: whole panels of floats.
 enum class Into { set, stream, add };
 
-template <int rows, Into into, Rows lie, typename Word, typename Out>
+// `vectors`: 2 are a whole panel; 1, its first half.
+template <int rows, Into into, Rows lie, int vectors, typename Word, typename Out>
 void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
-  vfloat sums[rows][2];  // set one by one, for gcc to see that they never are in memory
+  constexpr int last = vectors - 1;
+  vfloat sums[rows][vectors];  // set one by one, for gcc to see that they never are in memory
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i) {
-    sums[i][0] = sums[i][1] = vfloat{};
+    sums[i][0] = vfloat{};
+    sums[i][last] = vfloat{};
   }
   if constexpr (into == Into::add) {
     for (int i = 0; i < rows; ++i) {
-      __builtin_prefetch(out + i * stride);  // it is needed at the end
+      __builtin_prefetch(out + i * stride);  // they are needed at the end
+      __builtin_prefetch(out + i * stride + last * lanes);
     }
   }
   const Word* a = in.a;
   const Word* b = in.b;
   for (int64_t r = 0; r < in.depth; ++r, b += in.pitch_b) {
-    const vfloat left = load<vfloat>(b), right = load<vfloat>(b + lanes);
+    const vfloat left = load<vfloat>(b), right = load<vfloat>(b + last * lanes);
     if (in.later) {
       __builtin_prefetch(b + in.later, 0, 2);
       __builtin_prefetch(b + in.later + lanes, 0, 2);
@@ -305,33 +308,36 @@ void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
     for (int i = 0; i < rows; ++i) {
       const Word factor = lie == Rows::adjacent ? a[i] : a[i * in.pitch_a];
       sums[i][0] = multiply_add(sums[i][0], factor, left);
-      sums[i][1] = multiply_add(sums[i][1], factor, right);
+      if constexpr (vectors == 2) {
+        sums[i][1] = multiply_add(sums[i][1], factor, right);
+      }
     }
     a += lie == Rows::adjacent ? in.pitch_a : 1;
   }
   for (int i = 0; i < rows; ++i) {
-    if constexpr (into == Into::add) {
-      sums[i][0] += load<vfloat>(out + i * stride);
-      sums[i][1] += load<vfloat>(out + i * stride + lanes);
-    }
-    if (into == Into::stream && columns >= panel) {
-      stream_float(out + i * stride, sums[i][0]);
-      stream_float(out + i * stride + lanes, sums[i][1]);
-    } else {
-      store_some(out + i * stride, sums[i][0], columns);
-      store_some(out + i * stride + lanes, sums[i][1], columns - lanes);
+#pragma GCC unroll 2
+    for (int half = 0; half < vectors; ++half) {
+      Out* const to = out + i * stride + half * lanes;
+      if constexpr (into == Into::add) {
+        sums[i][half] += load<vfloat>(to);
+      }
+      if (into == Into::stream && columns >= panel) {
+        stream_float(to, sums[i][half]);
+      } else {
+        store_some(to, sums[i][half], columns - half * lanes);
+      }
     }
   }
 }
 
-template <int rows, Into into, Rows lie, typename Word, typename Out>
+template <int rows, Into into, Rows lie, int vectors = 2, typename Word, typename Out>
 void tile_of(int64_t wanted, const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
   if constexpr (rows > 1) {
     if (wanted < rows) {
-      return tile_of<rows - 1, into, lie>(wanted, in, out, stride, columns);
+      return tile_of<rows - 1, into, lie, vectors>(wanted, in, out, stride, columns);
     }
   }
-  tile<rows, into, lie>(in, out, stride, columns);
+  tile<rows, into, lie, vectors>(in, out, stride, columns);
 }
 
 // out[m * stride + n] = Σ_r a[r, m] · b[r, n]
