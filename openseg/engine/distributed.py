@@ -5,6 +5,7 @@ A run is split over processes without changing it: `train.batch_size` is the tot
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,9 @@ def process_group(device: str = "auto") -> Iterator[Process]:
         yield Process(chosen, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
+        # A thread of gloo lets go of the last tensors after they were received, for which it needs
+        # the interpreter: it may have it now, for the process is aborted if it asks when that ends.
+        time.sleep(0.2)
 
 
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
