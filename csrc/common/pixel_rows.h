@@ -171,6 +171,45 @@ void turn(const Word* rows, int64_t count, int64_t channels, Word* panels) {
        words<Word>(channels) * panel);
 }
 
+// The same of pixels of a map, up to `strip` of them: by way of rows in `memory` unless their
+// channels are neighbours and fill words.
+template <typename T, typename Word>
+void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Word* memory,
+                 Word* panels) {
+  constexpr int run = 4 * per_word<Word>;
+  if (map.stride_channel != 1 || map.channels % run != 0) {
+    return turn(rows_of<T>(map, sets, set, pixels, memory), pixels.count, map.channels, panels);
+  }
+  static constexpr T none[run] = {};
+  const T* starts[round_up(strip, panel)];
+  for_each_run(map, sets, set, pixels,
+               [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
+                 for (int64_t x = 0; x < count; ++x) {
+                   starts[at + x] = (const T*)map.data + first + x * stride;
+                 }
+               });
+  const int64_t panel_pitch = words<Word>(map.channels) * panel;
+  for (int64_t x = 0; x < round_up(pixels.count, panel); x += 4) {
+    const T* from[4];
+    int64_t step[4];
+    for (int i = 0; i < 4; ++i) {
+      step[i] = x + i < pixels.count;
+      from[i] = step[i] ? starts[x + i] : none;
+    }
+    float* to = (float*)(panels + x / panel * panel_pitch + x % panel);
+    for (int64_t c = 0; c < map.channels; c += run, to += 4 * panel) {
+      __m128 lines[4];
+      for (int i = 0; i < 4; ++i) {
+        lines[i] = quad<Word>(from[i] + c * step[i]);
+      }
+      _MM_TRANSPOSE4_PS(lines[0], lines[1], lines[2], lines[3]);
+      for (int i = 0; i < 4; ++i) {
+        _mm_storeu_ps(to + i * panel, lines[i]);
+      }
+    }
+  }
+}
+
 template <typename Word>
 int64_t turned_size(int64_t count, int64_t channels) {
   return round_up(count, panel) * words<Word>(channels);

@@ -237,8 +237,7 @@ class Backward {
   }
 
   void load_strip(int64_t set, Range pixels) {
-    turn(rows_of<T>(in_.value, in_.sets, set, pixels, strip_memory_), pixels.count, channels_,
-         turned_value_);
+    turn_pixels<T>(in_.value, in_.sets, set, pixels, strip_memory_, turned_value_);
     const Word* const key = rows_of<T>(in_.key, in_.sets, set, pixels, key_memory_);
     turn(key, pixels.count, depth_, turned_key_);
     key_ = paired(key, pixels.count, depth_, key_pairs_);
