@@ -47,23 +47,3 @@ def gradient_slack(grad, exact, tensors):
         vectors = max(t.abs().max() for t in tensors[:-1]) * tensors[0].shape[1] ** -0.5
         slack[1:-1] = [torch.finfo(tensors[0].dtype).eps * terms * vectors] * (len(exact) - 2)
     return slack
-
-
-def check_graphs(operator, tensors, shared, dynamic=None, **options):
-    """A compiled graph has the kernel, its gradients and their strides; so has an exported one."""
-    function, tensors = arguments(operator, tensors, shared, backend="cpp", **options)
-
-    class Attend(torch.nn.Module):
-        def forward(self, *tensors):
-            return function(*tensors)
-
-    known = with_gradients(Attend(), tensors)
-    compiled = torch.compile(Attend(), fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for ours, expected in zip(with_gradients(compiled, tensors), known, strict=True):
-        assert torch.equal(ours, expected)
-        assert ours.stride() == expected.stride()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(
-        Attend(), tensors, dynamic_shapes=[tuple({0: batch} for _ in tensors)]
-    )
-    assert torch.equal(exported.module()(*tensors), known[0])

@@ -43,3 +43,22 @@ def at_each_thread_count(function):
             yield function()
     finally:
         torch.set_num_threads(before)
+
+
+def check_graphs(function, tensors, dynamic=None):
+    """A compiled graph has the kernel, its gradients and their strides; so has an exported one."""
+
+    class Module(torch.nn.Module):
+        def forward(self, *tensors):
+            return function(*tensors)
+
+    known = with_gradients(Module(), tensors)
+    compiled = torch.compile(Module(), fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for ours, expected in zip(with_gradients(compiled, tensors), known, strict=True):
+        assert torch.equal(ours, expected)
+        assert ours.stride() == expected.stride()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(
+        Module(), tuple(tensors), dynamic_shapes=[tuple({0: batch} for _ in tensors)]
+    )
+    assert torch.equal(exported.module()(*tensors), known[0])

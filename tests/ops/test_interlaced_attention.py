@@ -6,8 +6,8 @@ import torch
 
 from openseg import _ext
 from openseg.ops import interlaced_attention, self_attention
-from tests.ops.attention_cases import arguments, check_graphs, check_kernel, maps
-from tests.ops.gradients import at_each_thread_count, with_gradients
+from tests.ops.attention_cases import arguments, check_kernel, maps
+from tests.ops.gradients import at_each_thread_count, check_graphs, with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 
 needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
@@ -222,7 +222,8 @@ def test_opcheck(kind, shared):
 )
 def test_kernel_compiles_with_its_gradients_and_exports(layout, kind, shared):
     tensors = maps(2, 4, 6, 8, 6, torch.float32, layout)
-    check_graphs(interlaced_attention, tensors, shared, groups=(4, 2), kind=kind)
+    options = {"groups": (4, 2), "kind": kind, "backend": "cpp"}
+    check_graphs(*arguments(interlaced_attention, tensors, shared, **options))
 
 
 @needs_kernels

@@ -9,6 +9,7 @@ from openseg.ops import object_attention
 from tests.ops.gradients import (
     at_each_thread_count,
     check_budget,
+    check_graphs,
     with_gradients,
 )
 from tests.ops.oracle import LAYOUTS, laid_out
@@ -206,20 +207,12 @@ def test_opcheck():
 @needs_kernels
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_kernel_compiles_with_its_gradients_and_exports(layout):
-    class Attend(torch.nn.Module):
-        def forward(self, query, key, value):
-            return object_attention(query, key, value, backend="cpp")
-
     query, key, value = case(2, 4, 5, 7, 3, 6, torch.float32)
-    tensors = laid_out(query, layout), key, value
-    known = with_gradients(Attend(), tensors)
-    compiled = torch.compile(Attend(), fullgraph=True, backend="aot_eager", dynamic=True)
-    for ours, expected in zip(with_gradients(compiled, tensors), known, strict=True):
-        assert torch.equal(ours, expected)
-        assert ours.stride() == expected.stride()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(Attend(), tensors, dynamic_shapes=[{0: batch}] * 3)
-    assert torch.equal(exported.module()(*tensors), known[0])
+    check_graphs(
+        lambda *tensors: object_attention(*tensors, backend="cpp"),
+        (laid_out(query, layout), key, value),
+        dynamic=True,
+    )
 
 
 @needs_kernels

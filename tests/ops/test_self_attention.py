@@ -6,8 +6,8 @@ import torch
 
 from openseg import _ext
 from openseg.ops import self_attention
-from tests.ops.attention_cases import arguments, check_graphs, check_kernel, maps
-from tests.ops.gradients import at_each_thread_count, check_budget, with_gradients
+from tests.ops.attention_cases import arguments, check_kernel, maps
+from tests.ops.gradients import at_each_thread_count, check_budget, check_graphs, with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 
 needs_kernels = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
@@ -203,7 +203,7 @@ def test_opcheck(shared):
 @pytest.mark.parametrize(("layout", "shared"), [("contiguous", False), ("channels_last", True)])
 def test_kernel_compiles_with_its_gradients_and_exports(layout, shared):
     tensors = maps(2, 4, 6, 5, 3, torch.float32, layout)
-    check_graphs(self_attention, tensors, shared, dynamic=True)
+    check_graphs(*arguments(self_attention, tensors, shared, backend="cpp"), dynamic=True)
 
 
 @needs_kernels
