@@ -133,9 +133,10 @@ const Word* rows_of(const Map& map, const PixelSets& sets, int64_t set, Range pi
   return memory;
 }
 
-// Rows to the pixels of a set.
+// Rows, each times its factor if there are any, to the pixels of a set.
 template <typename T>
-void scatter(const float* rows, const Map& map, const PixelSets& sets, int64_t set, Range pixels) {
+void scatter(const float* rows, const Map& map, const PixelSets& sets, int64_t set, Range pixels,
+             const float* factors = nullptr) {
   const int64_t pitch = row_pitch(map.channels), channel = map.stride_channel;
   const bool streamed = channel == 1 && is_large<T>(map) && begins_lines<T>(map);
   for_each_run(map, sets, set, pixels,
@@ -143,8 +144,9 @@ void scatter(const float* rows, const Map& map, const PixelSets& sets, int64_t s
                  T* to = (T*)map.data + first;
                  const float* row = rows + at * pitch;
                  for (int64_t x = 0; x < count; ++x, to += stride, row += pitch) {
+                   const float factor = factors ? factors[at + x] : 1;
                    for (int64_t c = 0; c < map.channels; c += lanes) {
-                     const vfloat values = load<vfloat>(row + c);
+                     const vfloat values = load<vfloat>(row + c) * factor;
                      const int64_t left = map.channels - c;
                      if (streamed && left >= lanes) {
                        stream_float(to + c, values);
@@ -180,7 +182,6 @@ void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixel
   if (map.stride_channel != 1 || map.channels % run != 0) {
     return turn(rows_of<T>(map, sets, set, pixels, memory), pixels.count, map.channels, panels);
   }
-  static constexpr T none[run] = {};
   const T* starts[round_up(strip, panel)];
   for_each_run(map, sets, set, pixels,
                [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
@@ -189,23 +190,13 @@ void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixel
                  }
                });
   const int64_t panel_pitch = words<Word>(map.channels) * panel;
-  for (int64_t x = 0; x < round_up(pixels.count, panel); x += 4) {
-    const T* from[4];
-    int64_t step[4];
-    for (int i = 0; i < 4; ++i) {
-      step[i] = x + i < pixels.count;
-      from[i] = step[i] ? starts[x + i] : none;
-    }
-    float* to = (float*)(panels + x / panel * panel_pitch + x % panel);
+  for (int64_t x = pixels.count; x < round_up(pixels.count, panel); ++x) {
+    starts[x] = starts[0];  // nobody reads the scores that come of it
+  }
+  for (int64_t x = 0; x < round_up(pixels.count, panel); x += lanes) {
+    Word* to = panels + x / panel * panel_pitch + x % panel;
     for (int64_t c = 0; c < map.channels; c += run, to += 4 * panel) {
-      __m128 lines[4];
-      for (int i = 0; i < 4; ++i) {
-        lines[i] = quad<Word>(from[i] + c * step[i]);
-      }
-      _MM_TRANSPOSE4_PS(lines[0], lines[1], lines[2], lines[3]);
-      for (int i = 0; i < 4; ++i) {
-        _mm_storeu_ps(to + i * panel, lines[i]);
-      }
+      turn_quads<Word>(starts + x, c, ~vint{}, to, panel);
     }
   }
 }
@@ -288,7 +279,7 @@ static_assert(strip * turned_pitch >= at_once * score_pitch);
 
 // `multiply` for a left factor that is larger than a panel of the right one, which stays in the
 // nearest cache.
-template <Into into, Rows lie, typename Word>
+template <Rows lie, typename Word>
 void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, float* out,
                      int64_t stride, Upcoming& upcoming) {
   const int64_t tiles = parts_of(rows, most_rows);
@@ -300,9 +291,9 @@ void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, fl
       upcoming.fetch();
       float* const to = out + range.begin * stride + x;
       if (columns - x > lanes) {
-        tile_of<most_rows, into, lie>(range.count, of_tile, to, stride, panel);
+        tile_of<most_rows, Into::add, lie>(range.count, of_tile, to, stride, panel);
       } else {
-        tile_of<most_rows, into, lie, 1>(range.count, of_tile, to, stride, lanes);
+        tile_of<most_rows, Into::add, lie, 1>(range.count, of_tile, to, stride, lanes);
       }
     }
   }
@@ -315,35 +306,33 @@ void scores_of(const Word* rows, int64_t count, int64_t channels, const Word* tu
                float* scores, Upcoming& upcoming) {
   const int64_t depth = words<Word>(channels);
   for (int64_t c = 0; c < depth; c += slice) {
-    const Operands<Word> in{rows + c,           left_pitch<Word>(channels),
-                            turned + c * panel, panel,
-                            depth * panel,      depth - c < slice ? depth - c : slice};
-    if (c == 0) {
-      multiply_panels<Into::set, Rows::apart>(in, count, width, scores, score_pitch, upcoming);
-    } else {
-      multiply_panels<Into::add, Rows::apart>(in, count, width, scores, score_pitch, upcoming);
-    }
+    Operands<Word> in{rows + c,           left_pitch<Word>(channels),
+                      turned + c * panel, panel,
+                      depth * panel,      depth - c < slice ? depth - c : slice};
+    in.fresh = c == 0;
+    multiply_panels<Rows::apart>(in, count, width, scores, score_pitch, upcoming);
   }
 }
 
-// out[i, c] += Σ_j weights[i, j] · rows[j, c], for i below `count` and j below `depth`
+// out[i, c] += Σ_j weights[i, j] · rows[j, c], for i below `count` and j below `depth`; `fresh`:
+// = in place of +=
 template <typename Word>
-void add_rows(const float* weights, int64_t count, const Word* rows, int64_t depth,
+void add_rows(bool fresh, const float* weights, int64_t count, const Word* rows, int64_t depth,
               int64_t channels, float* out, Word* memory, Upcoming& upcoming) {
   const int64_t pitch = row_pitch(channels);
   if constexpr (per_word<Word> == 1) {
-    const Operands<Word> in{weights, score_pitch, rows, pitch, panel, depth};
-    multiply_panels<Into::add, Rows::apart>(in, count, channels, out, pitch, upcoming);
+    const Operands<Word> in{weights, score_pitch, rows, pitch, panel, depth, 0, fresh};
+    multiply_panels<Rows::apart>(in, count, channels, out, pitch, upcoming);
   } else {
     pack(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, turned_pitch);
-    const Operands<Word> in{memory, turned_pitch, rows, pitch, panel, words<Word>(depth)};
-    multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch, upcoming);
+    const Operands<Word> in{memory, turned_pitch, rows, pitch, panel, words<Word>(depth), 0, fresh};
+    multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
   }
 }
 
 // out[j, c] += Σ_i weights[i, j] · rows[i, c], for j below `count` and i below `depth`
 template <typename Word>
-void add_columns(const float* weights, int64_t count, const Word* rows, int64_t depth,
+void add_columns(bool fresh, const float* weights, int64_t count, const Word* rows, int64_t depth,
                  int64_t channels, float* out, Word* memory, Upcoming& upcoming) {
   const int64_t pitch = row_pitch(channels);
   const Word* left = memory;
@@ -352,8 +341,8 @@ void add_columns(const float* weights, int64_t count, const Word* rows, int64_t 
   } else {
     pack(Matrix<float>{weights, depth, count, score_pitch, 1}, memory, score_pitch);
   }
-  const Operands<Word> in{left, score_pitch, rows, pitch, panel, words<Word>(depth)};
-  multiply_panels<Into::add, Rows::adjacent>(in, count, channels, out, pitch, upcoming);
+  const Operands<Word> in{left, score_pitch, rows, pitch, panel, words<Word>(depth), 0, fresh};
+  multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
 }
 
 // Pairs of blocks of a set in rounds 0..blocks-1, each once and no block twice in a round, so that

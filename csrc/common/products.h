@@ -143,6 +143,37 @@ inline __m128 quad(const T* from) {
     return four_floats(from);
 }
 
+// Four words of every fourth of as many lines as there are lanes.
+template <typename Word, typename T>
+inline vfloat quads(const T* const* lines, int64_t at) {
+#if defined(__AVX512F__)
+  __m512 all = _mm512_castps128_ps512(quad<Word>(lines[0] + at));
+  all = _mm512_insertf32x4(all, quad<Word>(lines[4] + at), 1);
+  all = _mm512_insertf32x4(all, quad<Word>(lines[8] + at), 2);
+  return (vfloat)_mm512_insertf32x4(all, quad<Word>(lines[12] + at), 3);
+#elif defined(__AVX2__)
+  return (vfloat)_mm256_insertf128_ps(_mm256_castps128_ps256(quad<Word>(lines[0] + at)),
+                                      quad<Word>(lines[4] + at), 1);
+#else
+  return (vfloat)quad<Word>(lines[0] + at);
+#endif
+}
+
+// Four words of as many lines as there are lanes become four rows; `keep`: 0 makes a line zeros.
+template <typename Word, typename T, typename Out>
+inline void turn_quads(const T* const* lines, int64_t at, vint keep, Out* to, int64_t pitch) {
+  const auto a = quads<Word>(lines, at), b = quads<Word>(lines + 1, at);
+  const auto c = quads<Word>(lines + 2, at), d = quads<Word>(lines + 3, at);
+  const auto low_ab = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpacklo_ps)(a, b));
+  const auto low_cd = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpacklo_ps)(c, d));
+  const auto high_ab = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpackhi_ps)(a, b));
+  const auto high_cd = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpackhi_ps)(c, d));
+  store(to, (vint)OPENSEG_MM(unpacklo_pd)(low_ab, low_cd) & keep);
+  store(to + pitch, (vint)OPENSEG_MM(unpackhi_pd)(low_ab, low_cd) & keep);
+  store(to + 2 * pitch, (vint)OPENSEG_MM(unpacklo_pd)(high_ab, high_cd) & keep);
+  store(to + 3 * pitch, (vint)OPENSEG_MM(unpackhi_pd)(high_ab, high_cd) & keep);
+}
+
 // One word in each lane from two rows of a matrix; a float is of the first row alone.
 template <typename Word, typename T>
 inline vuint words_of(const T* first, [[maybe_unused]] const T* second) {
@@ -193,39 +224,35 @@ void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel
   }
 }
 
-// Four columns at a time: at a stride of a power of two, more would push each other out of the
-// cache.
 template <typename Word, typename T>
 void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
   constexpr int run = 4 * per_word<Word>;
-  const int64_t depth = words<Word>(from.rows), stride = from.stride_column;
-  T ends[4][run];
-  for (int64_t x = 0; x < round_up(from.columns, panel); x += 4) {
-    const T* line = from.data + x * stride;
+  const int64_t depth = words<Word>(from.rows);
+  T ends[lanes][run];
+  for (int64_t x = 0; x < round_up(from.columns, panel); x += lanes) {
+    const T* lines[lanes];
+    vint keep;
+    for (int i = 0; i < lanes; ++i) {
+      const bool there = x + i < from.columns;
+      lines[i] = from.data + (there ? x + i : 0) * from.stride_column;
+      keep[i] = there ? -1 : 0;
+    }
     uint32_t* out = to + x / panel * panel_pitch + x % panel;
     int64_t row = 0;
-    for (; x + 4 <= from.columns && row + run <= from.rows; row += run, line += run) {
-      if (from.later) {
-        __builtin_prefetch(line + from.later + row / run % 4 * stride);
+    for (; row + run <= from.rows; row += run, out += 4 * pitch) {
+      for (int i = 0; from.later && i < lanes; i += 4) {
+        __builtin_prefetch(lines[i + row / run % 4] + row + from.later);
       }
-      __m128 a = quad<Word>(line), b = quad<Word>(line + stride);
-      __m128 c = quad<Word>(line + 2 * stride), d = quad<Word>(line + 3 * stride);
-      _MM_TRANSPOSE4_PS(a, b, c, d);
-      _mm_storeu_ps((float*)out, a);
-      _mm_storeu_ps((float*)(out + pitch), b);
-      _mm_storeu_ps((float*)(out + 2 * pitch), c);
-      _mm_storeu_ps((float*)(out + 3 * pitch), d);
-      out += 4 * pitch;
+      turn_quads<Word>(lines, row, keep, out, pitch);
     }
-    for (; row < from.rows; row += run, line += run) {
-      __m128 lines[4];
-      for (int i = 0; i < 4; ++i) {
-        const int64_t left = x + i < from.columns ? from.rows - row : 0;
-        lines[i] = quad<Word>(padded<run>(line + i * stride, left, ends[i]));
+    if (row < from.rows) {
+      uint32_t rows[4 * lanes];
+      for (int i = 0; i < lanes; ++i) {
+        lines[i] = padded<run>(lines[i] + row, from.rows - row, ends[i]);
       }
-      _MM_TRANSPOSE4_PS(lines[0], lines[1], lines[2], lines[3]);
-      for (int64_t i = 0; i < 4 && row / per_word<Word> + i < depth; ++i, out += pitch) {
-        _mm_storeu_ps((float*)out, lines[i]);
+      turn_quads<Word>(lines, 0, keep, rows, lanes);
+      for (int64_t i = 0; row / per_word<Word> + i < depth; ++i, out += pitch) {
+        store(out, load<vuint>(rows + i * lanes));
       }
     }
   }
@@ -273,8 +300,9 @@ struct Operands {
   int64_t pitch_a;
   const Word* b;  // [panels, depth, pitch_b]
   int64_t pitch_b, panel_pitch;
-  int64_t depth;      // words
-  int64_t later = 0;  // from a row of b to one that is fetched with it; 0: none
+  int64_t depth;       // words
+  int64_t later = 0;   // from a row of b to one that is fetched with it; 0: none
+  bool fresh = false;  // nothing is there yet for Into::add to add to
 };
 
 // stream: whole panels past the cache, see common/stream.h; add: whole panels of floats.
@@ -290,7 +318,7 @@ void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
     sums[i][0] = vfloat{};
     sums[i][last] = vfloat{};
   }
-  if constexpr (into == Into::add) {
+  if (into == Into::add && !in.fresh) {
     for (int i = 0; i < rows; ++i) {
       __builtin_prefetch(out + i * stride);  // they are needed at the end
       __builtin_prefetch(out + i * stride + last * lanes);
@@ -318,7 +346,7 @@ void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
 #pragma GCC unroll 2
     for (int half = 0; half < vectors; ++half) {
       Out* const to = out + i * stride + half * lanes;
-      if constexpr (into == Into::add) {
+      if (into == Into::add && !in.fresh) {
         sums[i][half] += load<vfloat>(to);
       }
       if (into == Into::stream && columns >= panel) {

@@ -52,17 +52,14 @@ struct Projection {
       part.data += c * map.stride_row;
       part.rows = channels - c < step ? channels - c : step;
       pack(part, packed, panel, slice * panel);
-      const Operands<Word> in{data + c / per_word<Word> * pitch,
-                              pitch,
-                              packed,
-                              panel,
-                              slice * panel,
-                              words<Word>(part.rows)};
-      if (c == 0) {
-        multiply(in, regions, columns, scores, block);
-      } else {
-        multiply<Into::add>(in, regions, columns, scores, block);
-      }
+      Operands<Word> in{data + c / per_word<Word> * pitch,
+                        pitch,
+                        packed,
+                        panel,
+                        slice * panel,
+                        words<Word>(part.rows)};
+      in.fresh = c == 0;
+      multiply<Into::add>(in, regions, columns, scores, block);
     }
   }
 };

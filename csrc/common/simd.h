@@ -17,10 +17,13 @@
 
 #if defined(__AVX512F__)
 #define OPENSEG_ISA avx512
+#define OPENSEG_MM(name) _mm512_##name
 #elif defined(__AVX2__)
 #define OPENSEG_ISA avx2
+#define OPENSEG_MM(name) _mm256_##name
 #else
 #define OPENSEG_ISA baseline
+#define OPENSEG_MM(name) _mm_##name
 #endif
 
 namespace openseg::OPENSEG_ISA {

@@ -14,6 +14,7 @@ namespace {
 // Gradients of the rows of a set, at their row_pitch.
 struct Sums {
   float *query, *key, *value;  // `shared`: query and key are one
+  bool fresh = false;          // nothing is summed yet
 };
 
 struct Context {
@@ -121,20 +122,12 @@ class Backward {
   // A set that is one block.
   void run_set(int64_t set) {
     const Sums sums = context_.sums_in(own_sums_, context_.pixels);
-    std::memset(own_sums_, 0, own_sums_size() * sizeof(float));
     prepare(set, {0, context_.pixels});
     meet_block(set, {0, 0}, sums);
     finish(set, {0, context_.pixels}, sums);
   }
 
-  void prepare_block(int64_t set, int64_t block) {
-    const Range pixels = range(block);
-    const Sums sums = sums_of(set, pixels.begin);
-    std::memset(sums.query, 0, pixels.count * row_pitch(depth_) * sizeof(float));
-    std::memset(sums.key, 0, pixels.count * row_pitch(depth_) * sizeof(float));
-    std::memset(sums.value, 0, pixels.count * row_pitch(channels_) * sizeof(float));
-    prepare(set, pixels);
-  }
+  void prepare_block(int64_t set, int64_t block) { prepare(set, range(block)); }
 
   void run_pair(int64_t set, BlockPair pair) {
     load_grad(set, range(pair.a));
@@ -153,10 +146,11 @@ class Backward {
     return rows_from(context_.sums, set * context_.pixels + row);
   }
 
-  Sums rows_from(const Sums& sums, int64_t row) const {
+  // `first`: they meet the first pixels of a block. Each block meets another from round 0 on.
+  Sums rows_from(const Sums& sums, int64_t row, bool first = false) const {
     const int64_t pitch = row_pitch(depth_);
     return {sums.query + row * pitch, sums.key + row * pitch,
-            sums.value + row * row_pitch(channels_)};
+            sums.value + row * row_pitch(channels_), first && context_.round == 0};
   }
 
   Known known(int64_t set, int64_t pixel) const {
@@ -207,11 +201,12 @@ class Backward {
       for (int64_t p = 0; p < parts; ++p) {
         const Range rows = part(own.count, parts, p, per_word<Word>);
         const int64_t first = own.begin + rows.begin;
+        const Sums mine = rows_from(sums, first, s == 0),
+                   theirs = rows_from(sums, at.begin, p == 0);
         if (in_.shared) {
-          meet_shared(set, rows, first, at, pair.a != pair.b, rows_from(sums, first),
-                      rows_from(sums, at.begin));
+          meet_shared(set, rows, first, at, pair.a != pair.b, mine, theirs);
         } else {
-          meet(set, rows, first, at, rows_from(sums, first), rows_from(sums, at.begin));
+          meet(set, rows, first, at, mine, theirs);
         }
       }
     }
@@ -256,19 +251,20 @@ class Backward {
     scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_, upcoming_);
     scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_, upcoming_);
     differentiate(scores_, forth_, rows.count, columns.count, in_.scale, known(set, first));
-    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_, upcoming_);
-    add_to_columns(scores_, columns.count, rows, theirs.key, forth_, theirs.value);
+    add_rows(mine.fresh, scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_,
+             upcoming_);
+    add_to_columns(theirs.fresh, scores_, columns.count, rows, theirs.key, forth_, theirs.value);
   }
 
   // The products of gradients of scores with the queries in `rows`, and of weights with their
   // gradients.
-  void add_to_columns(const float* scores, int64_t count, Range rows, float* key,
+  void add_to_columns(bool fresh, const float* scores, int64_t count, Range rows, float* key,
                       const float* weights, float* value) {
     const int64_t first = rows.begin / per_word<Word>;
-    add_columns(scores, count, own_query_ + first * row_pitch(depth_), rows.count, depth_, key,
-                pairs_, upcoming_);
-    add_columns(weights, count, own_grad_ + first * row_pitch(channels_), rows.count, channels_,
-                value, pairs_, upcoming_);
+    add_columns(fresh, scores, count, own_query_ + first * row_pitch(depth_), rows.count, depth_,
+                key, pairs_, upcoming_);
+    add_columns(fresh, weights, count, own_grad_ + first * row_pitch(channels_), rows.count,
+                channels_, value, pairs_, upcoming_);
   }
 
   // As queries and keys of a strip of another block, `both`, or as one side of pairs within one.
@@ -282,11 +278,13 @@ class Backward {
     scores_of(value, rows.count, channels_, turned_grad_, columns.count, back_, upcoming_);
     differentiate_both(scores_, forth_, back_, rows.count, columns.count, in_.scale,
                        known(set, first), known(set, columns.begin));
-    add_rows(scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_, upcoming_);
-    add_rows(back_, rows.count, strip_grad_, columns.count, channels_, mine.value, pairs_,
+    add_rows(mine.fresh, scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_,
              upcoming_);
+    add_rows(mine.fresh, back_, rows.count, strip_grad_, columns.count, channels_, mine.value,
+             pairs_, upcoming_);
     if (both) {
-      add_to_columns(scores_, columns.count, rows, theirs.query, forth_, theirs.value);
+      add_to_columns(theirs.fresh, scores_, columns.count, rows, theirs.query, forth_,
+                     theirs.value);
     }
   }
 

@@ -46,9 +46,9 @@ inline vfloat first_of(vfloat values, int64_t count, float rest) {
   return values;
 }
 
-// Weights of the queries in rows of scores [count, width].
-void weigh_rows(const float* scores, int64_t count, int64_t width, float scale, const Sums& sums,
-                int64_t channels, float* weights) {
+// Weights of the queries in rows of scores [count, width]; `fresh`: nothing is summed yet.
+void weigh_rows(bool fresh, const float* scores, int64_t count, int64_t width, float scale,
+                const Sums& sums, int64_t channels, float* weights) {
   for (int64_t i = 0; i < count; ++i, scores += score_pitch, weights += score_pitch) {
     vfloat most = splat(sums.greatest[i]);
     for (int64_t x = 0; x < width; x += lanes) {
@@ -65,15 +65,17 @@ void weigh_rows(const float* scores, int64_t count, int64_t width, float scale, 
       const float factor = exp(splat(sums.greatest[i] - greatest))[0];
       sums.greatest[i] = greatest;
       sums.total[i] *= factor;
-      scale_row(sums.out + i * row_pitch(channels), channels, factor);
+      if (!fresh) {
+        scale_row(sums.out + i * row_pitch(channels), channels, factor);
+      }
     }
     sums.total[i] += sum_of(total);
   }
 }
 
 // Weights of the queries in columns, in place.
-void weigh_columns(float* scores, int64_t count, int64_t width, float scale, const Sums& sums,
-                   int64_t channels) {
+void weigh_columns(bool fresh, float* scores, int64_t count, int64_t width, float scale,
+                   const Sums& sums, int64_t channels) {
   for (int64_t x = 0; x < width; x += lanes) {
     const vfloat before = load<vfloat>(sums.greatest + x);
     vfloat most = before;
@@ -91,7 +93,7 @@ void weigh_columns(float* scores, int64_t count, int64_t width, float scale, con
     store(sums.greatest + x, most);
     store(sums.total + x, load<vfloat>(sums.total + x) * factor + total);
     for (int64_t lane = 0; lane < lanes && x + lane < width; ++lane) {
-      if (factor[lane] != 1) {
+      if (!fresh && factor[lane] != 1) {
         scale_row(sums.out + (x + lane) * row_pitch(channels), channels, factor[lane]);
       }
     }
@@ -131,16 +133,16 @@ class Forward {
       const int64_t wanted = end - begin < rest ? end - begin : rest;
       const int64_t count = part(wanted, parts_of(wanted, most_block), 0).count;
       const Sums sums{sums_, statistics_, statistics_ + most_block};
-      clear(sums, count);
+      clear(sums);
       load_queries(set, {first, count});
       for_each_strip(set, {0, context_.pixels},
-                     [&](Range at) { meet(count, sums, at.count, nullptr); });
+                     [&](Range at) { meet(count, sums, at, at.begin == 0, nullptr); });
       finish(set, {first, count}, sums);
       begin += count;
     }
   }
 
-  void clear_block(int64_t set, int64_t block) { clear(sums_of(set, block), range(block).count); }
+  void clear_block(int64_t set, int64_t block) { clear(sums_of(set, block)); }
 
   void run_pair(int64_t set, BlockPair pair) {
     const Range own = range(pair.a);
@@ -154,7 +156,7 @@ class Forward {
       const int64_t first = at.begin - others.begin;
       const Sums part{theirs.out + first * row_pitch(channels_), theirs.greatest + first,
                       theirs.total + first};
-      meet(own.count, mine, at.count, pair.a == pair.b ? nullptr : &part);
+      meet(own.count, mine, at, first == 0, pair.a == pair.b ? nullptr : &part);
     });
   }
 
@@ -170,8 +172,7 @@ class Forward {
             context_.sums.total + statistic};
   }
 
-  void clear(const Sums& sums, int64_t count) const {
-    std::memset(sums.out, 0, count * row_pitch(channels_) * sizeof(float));
+  void clear(const Sums& sums) const {
     for (int64_t i = 0; i < most_block; ++i) {
       sums.greatest[i] = lowest;
       sums.total[i] = 0;
@@ -202,7 +203,7 @@ class Forward {
     const int64_t strips = parts_of(pixels.count, strip);
     for (int64_t s = 0; s < strips; ++s) {
       const Range at = strip_of(pixels, s);
-      turn(rows_of<T>(call_.key, call_.sets, set, at, key_memory_), at.count, depth_, turned_);
+      turn_pixels<T>(call_.key, call_.sets, set, at, key_memory_, turned_);
       value_ = paired(rows_of<T>(call_.value, call_.sets, set, at, value_memory_), at.count,
                       channels_, value_pairs_);
       expect(set, pixels, s + 1, strips);
@@ -210,8 +211,10 @@ class Forward {
     }
   }
 
-  // The loaded queries and a strip of `width` keys; `theirs`: the sums of its pixels as queries.
-  void meet(int64_t count, const Sums& mine, int64_t width, const Sums* theirs) {
+  // The loaded queries and a strip of keys, of their block the `first`; `theirs`: the sums of its
+  // pixels as queries. Blocks meet others from round 0 on: sums are set there, then added to.
+  void meet(int64_t count, const Sums& mine, Range keys, bool first, const Sums* theirs) {
+    const int64_t width = keys.count;
     const int64_t pitch = row_pitch(channels_), parts = parts_of(count, at_once);
     for (int64_t p = 0; p < parts; ++p) {
       const Range rows = part(count, parts, p, per_word<Word>);
@@ -219,12 +222,14 @@ class Forward {
                       mine.total + rows.begin};
       scores_of(query_ + rows.begin * left_pitch<Word>(depth_), rows.count, depth_, turned_, width,
                 scores_, upcoming_);
-      weigh_rows(scores_, rows.count, width, call_.scale, sums, channels_, weights_);
-      add_rows(weights_, rows.count, value_, width, channels_, sums.out, pairs_, upcoming_);
+      const bool fresh = context_.round == 0 && first;
+      weigh_rows(fresh, scores_, rows.count, width, call_.scale, sums, channels_, weights_);
+      add_rows(fresh, weights_, rows.count, value_, width, channels_, sums.out, pairs_, upcoming_);
       if (theirs) {
-        weigh_columns(scores_, rows.count, width, call_.scale, *theirs, channels_);
-        add_columns(scores_, width, own_value_ + rows.begin / per_word<Word> * pitch, rows.count,
-                    channels_, theirs->out, pairs_, upcoming_);
+        const bool fresh = context_.round == 0 && p == 0;
+        weigh_columns(fresh, scores_, rows.count, width, call_.scale, *theirs, channels_);
+        add_columns(fresh, scores_, width, own_value_ + rows.begin / per_word<Word> * pitch,
+                    rows.count, channels_, theirs->out, pairs_, upcoming_);
       }
     }
   }
@@ -235,9 +240,8 @@ class Forward {
     for (int64_t i = 0; i < pixels.count; ++i) {
       greatest[i] = sums.greatest[i];
       inverse[i] = 1 / sums.total[i];
-      scale_row(sums.out + i * row_pitch(channels_), channels_, inverse[i]);
     }
-    scatter<T>(sums.out, call_.out, call_.sets, set, pixels);
+    scatter<T>(sums.out, call_.out, call_.sets, set, pixels, inverse);
   }
 
   int64_t bytes() const {
