@@ -24,7 +24,7 @@ import torch
 HERE = Path(__file__).parent
 TESTS = [sys.executable, "-m", "pytest", "-rfEs", "--tb=short", "--show-capture=no"]
 # what is right comes before how it behaves
-ALL_TESTS = ["-vv", "tests/gpu/test_values.py", "tests/gpu/test_behaviour.py"]
+ALL_TESTS = ["-vv", *(f"tests/gpu/test_{name}.py" for name in ("values", "behaviour", "fastest"))]
 RACES_AND_BOUNDS = ["tests/gpu/test_values.py", "-k", "small and cuda"]
 WORKERS = "8"  # one GPU waits for the compilers of many
 deadline = float("inf")  # of time.monotonic()

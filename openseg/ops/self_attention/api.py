@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from openseg.ops import _backend
-from openseg.ops.self_attention import autograd, reference
+from openseg.ops.self_attention import autograd, fastest, reference
 
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_CHANNELS_ON_GPU = 512
@@ -25,6 +25,10 @@ def self_attention(
 
     `out[b, :, n] = Σ_m softmax_m(scale · query[b, :, n] · key[b, :, m]) · value[b, :, m]` (Yuan,
     Wang: OCNet, 2018, equation 1), with one head. `key` may be `query` itself, which saves work.
+
+    On NVIDIA GPUs "auto" may take the forward pass of PyTorch's flash or cuDNN attention: where
+    `torch.backends.cudnn.benchmark` is on and deterministic algorithms are not asked for, the first
+    call of its kind times them and the log tells, at level info, which one was the fastest.
 
     Args:
         query, key: [B, D, H, W].
@@ -48,7 +52,7 @@ def self_attention(
     if chosen == "reference":
         return reference.self_attention(query, key, value, scale)
     other = None if key is query else key
-    kernels = autograd.FORWARD[chosen], autograd.BACKWARD[chosen]
+    kernels = fastest.forward(chosen, backend, query), autograd.BACKWARD[chosen]
     options = scale, _backend.allows_tf32()
     return autograd.PixelAttention.apply(query, other, value, kernels, options)
 

@@ -28,7 +28,7 @@ def empty_gradients(query: Tensor, key: Tensor | None, value: Tensor) -> tuple[T
     return empty_map(query, query.shape[1]), grad_key, empty_map(value, value.shape[1])
 
 
-def _fake_forward(query, key, value, scale, allow_tf32=False):
+def fake_forward(query, key, value, scale, allow_tf32=False):
     return empty_attention(query, value)
 
 
@@ -36,7 +36,7 @@ def _fake_backward(grad, query, key, value, out, statistics, scale, allow_tf32=F
     return empty_gradients(query, key, value)
 
 
-def _flops_forward(query, key, value, scale, *options, **others):
+def flops_forward(query, key, value, scale, *options, **others):
     batch, channels, height, width = query
     return _flops.attention(batch * (height * width) ** 2, channels, value[1])
 
@@ -46,12 +46,15 @@ def _flops_backward(grad, query, key, value, out, statistics, scale, *options, *
     return _flops.attention_backward(batch * (height * width) ** 2, channels, value[1])
 
 
+SIGNATURE = (
+    "(Tensor query, Tensor? key, Tensor value, float scale, bool allow_tf32=False)"
+    " -> (Tensor, Tensor)"
+)
 FORWARD = registered(
     "self_attention",
-    "self_attention(Tensor query, Tensor? key, Tensor value, float scale, bool allow_tf32=False)"
-    " -> (Tensor, Tensor)",
-    _fake_forward,
-    _flops_forward,
+    "self_attention" + SIGNATURE,
+    fake_forward,
+    flops_forward,
 )
 BACKWARD = registered(
     "self_attention",
