@@ -195,8 +195,12 @@ void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixel
   }
   for (int64_t x = 0; x < round_up(pixels.count, panel); x += lanes) {
     Word* to = panels + x / panel * panel_pitch + x % panel;
-    for (int64_t c = 0; c < map.channels; c += run, to += 4 * panel) {
-      turn_quads<Word>(starts + x, c, ~vint{}, to, panel);
+    for (int64_t c = 0; c < map.channels; c += run) {
+      vfloat turned[4];
+      turn_quads<Word>(starts + x, c, turned);
+      for (int i = 0; i < 4; ++i, to += panel) {
+        store(to, turned[i]);
+      }
     }
   }
 }

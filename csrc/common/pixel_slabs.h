@@ -11,6 +11,8 @@
 namespace openseg::OPENSEG_ISA {
 namespace {
 
+constexpr int64_t most_run = 128;  // pixels of a line that are copied together
+
 struct SlabCopy {
   const Map& map;
   const PixelSets& sets;
@@ -24,32 +26,34 @@ struct SlabCopy {
 template <typename T>
 class SlabCopier {
  public:
-  explicit SlabCopier(const SlabCopy& copy)
-      : copy_(copy),
-        scratch_(4 * (block * tile_pitch + slice * block) + 2 * 64),
-        tile_(scratch_.take<float>(block * tile_pitch)),
-        turned_(scratch_.take<float>(slice * block)) {}
+  explicit SlabCopier(const SlabCopy& copy) : copy_(copy), map_(copy.map) {}
 
-  explicit operator bool() const { return (bool)scratch_; }
+  explicit operator bool() const { return true; }
 
   // Pieces of lines.
   void run(int64_t begin, int64_t end) {
     const PixelSets& sets = copy_.sets;
-    const int64_t width = sets.across * sets.columns, parts = parts_of(width, block);
+    const int64_t width = sets.across * sets.columns, parts = parts_of(width, most_run);
     for (; begin < end; ++begin) {
       const Range pixels = part(width, parts, begin % parts);
       const int64_t line = begin / parts;
       const int64_t first = copy_.down * sets.stride_down + line * sets.stride_line + pixels.begin;
-      for (int64_t c = 0; c < copy_.map.channels; c += slice) {
-        const int64_t left = copy_.map.channels - c;
-        copy_tile(line, pixels, first, c, left < slice ? left : slice);
+      place_ = (T*)map_.data + copy_.image * map_.stride_batch + first * map_.stride_pixel;
+      count_ = pixels.count;
+      for (int64_t x = 0; x < most_run; ++x) {  // the last one stands for those that are not there
+        rows_[x] = x < count_ ? row(line, pixels.begin + x) : rows_[x - 1];
+      }
+      if (map_.stride_channel == 1) {
+        copy_rows();
+      } else if (copy_.back) {
+        turn_back();
+      } else {
+        turn();
       }
     }
   }
 
  private:
-  static constexpr int64_t tile_pitch = slice + 16;
-
   // The pixel x of a line of the slab, as a row.
   float* row(int64_t line, int64_t x) const {
     const PixelSets& sets = copy_.sets;
@@ -57,52 +61,69 @@ class SlabCopier {
     const int64_t set = adjacent ? x / sets.columns : x % sets.across;
     const int64_t column = adjacent ? x % sets.columns : x / sets.across;
     return copy_.rows +
-           ((set * sets.lines + line) * sets.columns + column) * row_pitch(copy_.map.channels);
+           ((set * sets.lines + line) * sets.columns + column) * row_pitch(map_.channels);
   }
 
-  void copy_tile(int64_t line, Range pixels, int64_t first, int64_t channel, int64_t channels) {
-    const Map& map = copy_.map;
-    T* const place = (T*)map.data + copy_.image * map.stride_batch + first * map.stride_pixel +
-                     channel * map.stride_channel;
-    if (!copy_.back) {
-      pack(Matrix<T>{place, pixels.count, channels, map.stride_pixel, map.stride_channel,
-                     ahead * map.stride_channel},
-           tile_, tile_pitch);
-      for (int64_t x = 0; x < pixels.count; ++x) {
-        copy_row(tile_ + x * tile_pitch, row(line, pixels.begin + x) + channel, channels);
+  void copy_rows() {
+    T* pixel = place_;
+    for (int64_t x = 0; x < count_; ++x, pixel += map_.stride_pixel) {
+      for (int64_t c = 0; c < map_.channels; c += lanes) {
+        if (copy_.back) {
+          store_some(pixel + c, load<vfloat>(rows_[x] + c), map_.channels - c);
+        } else {
+          store(rows_[x] + c, channels_of(map_, pixel, c));
+        }
       }
-      return;
-    }
-    for (int64_t x = 0; x < pixels.count; ++x) {
-      copy_row(row(line, pixels.begin + x) + channel, tile_ + x * tile_pitch, channels);
-    }
-    if (map.stride_pixel != 1) {
-      store_rows(tile_, tile_pitch, pixels.count, channels, place, map.stride_pixel);
-      return;
-    }
-    pack(Matrix<float>{tile_, channels, pixels.count, 1, tile_pitch}, turned_, block);
-    store_rows(turned_, block, channels, pixels.count, place, map.stride_channel);
-  }
-
-  static void copy_row(const float* from, float* to, int64_t channels) {
-    for (int64_t c = 0; c < channels; c += lanes) {
-      store(to + c, load<vfloat>(from + c));
     }
   }
 
-  static void store_rows(const float* from, int64_t pitch, int64_t count, int64_t width, T* to,
-                         int64_t stride) {
-    for (int64_t i = 0; i < count; ++i, from += pitch, to += stride) {
-      for (int64_t x = 0; x < width; x += lanes) {
-        store_some(to + x, load<vfloat>(from + x), width - x);
+  void turn() const {
+    const int64_t later = ahead * map_.stride_channel;
+    for (int64_t c = 0; c < map_.channels; c += lanes) {
+      const T* lines[lanes];
+      for (int i = 0; i < lanes; ++i) {
+        const int64_t channel = c + i < map_.channels ? c + i : map_.channels - 1;
+        lines[i] = place_ + channel * map_.stride_channel;
+      }
+      for (int64_t x = 0; x < count_; x += 4) {
+        T ends[lanes][4];
+        const T* quad[lanes];
+        for (int i = 0; i < lanes; i += 4) {
+          __builtin_prefetch(lines[i + x / 4 % 4] + x + later);
+        }
+        const bool whole = x + 4 <= count_;
+        for (int i = 0; !whole && i < lanes; ++i) {
+          quad[i] = padded<4>(lines[i] + x, count_ - x, ends[i]);
+        }
+        vfloat turned[4];
+        turn_quads<float>(whole ? lines : quad, whole ? x : 0, turned);
+        for (int64_t i = 0; i < 4 && x + i < count_; ++i) {
+          store(rows_[x + i] + c, turned[i]);
+        }
+      }
+    }
+  }
+
+  void turn_back() const {
+    const int64_t later = ahead * map_.stride_channel;
+    for (int64_t c = 0; c < map_.channels; c += 4) {
+      for (int64_t x = 0; x < count_; x += lanes) {
+        vfloat turned[4];
+        turn_quads<float>(rows_ + x, c, turned);
+        T* to = place_ + c * map_.stride_channel + x;
+        for (int64_t i = 0; i < 4 && c + i < map_.channels; ++i, to += map_.stride_channel) {
+          __builtin_prefetch(to + later, 1);
+          store_some(to, turned[i], count_ - x);
+        }
       }
     }
   }
 
   const SlabCopy& copy_;
-  Scratch scratch_;
-  float* tile_;    // [block, tile_pitch]
-  float* turned_;  // [slice, block]
+  const Map& map_;
+  T* place_ = nullptr;     // of the first pixel of a piece
+  int64_t count_ = 0;      // of its pixels
+  float* rows_[most_run];  // theirs
 };
 
 // The sets of one image in row `down` of sets.
@@ -155,7 +176,7 @@ class Slab {
     const auto run = [](auto& worker, SlabCopy&, int64_t begin, int64_t end) {
       worker.run(begin, end);
     };
-    run_workers<SlabCopier>(sets_.lines * parts_of(width, block), copy, run);
+    run_workers<SlabCopier>(sets_.lines * parts_of(width, most_run), copy, run);
     failed_ |= copy.failed != 0;
   }
 

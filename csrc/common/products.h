@@ -159,19 +159,19 @@ inline vfloat quads(const T* const* lines, int64_t at) {
 #endif
 }
 
-// Four words of as many lines as there are lanes become four rows; `keep`: 0 makes a line zeros.
-template <typename Word, typename T, typename Out>
-inline void turn_quads(const T* const* lines, int64_t at, vint keep, Out* to, int64_t pitch) {
+// Words at..at+3 of as many lines as there are lanes, as four rows.
+template <typename Word, typename T>
+inline void turn_quads(const T* const* lines, int64_t at, vfloat (&rows)[4]) {
   const auto a = quads<Word>(lines, at), b = quads<Word>(lines + 1, at);
   const auto c = quads<Word>(lines + 2, at), d = quads<Word>(lines + 3, at);
   const auto low_ab = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpacklo_ps)(a, b));
   const auto low_cd = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpacklo_ps)(c, d));
   const auto high_ab = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpackhi_ps)(a, b));
   const auto high_cd = OPENSEG_MM(castps_pd)(OPENSEG_MM(unpackhi_ps)(c, d));
-  store(to, (vint)OPENSEG_MM(unpacklo_pd)(low_ab, low_cd) & keep);
-  store(to + pitch, (vint)OPENSEG_MM(unpackhi_pd)(low_ab, low_cd) & keep);
-  store(to + 2 * pitch, (vint)OPENSEG_MM(unpacklo_pd)(high_ab, high_cd) & keep);
-  store(to + 3 * pitch, (vint)OPENSEG_MM(unpackhi_pd)(high_ab, high_cd) & keep);
+  rows[0] = (vfloat)OPENSEG_MM(unpacklo_pd)(low_ab, low_cd);
+  rows[1] = (vfloat)OPENSEG_MM(unpackhi_pd)(low_ab, low_cd);
+  rows[2] = (vfloat)OPENSEG_MM(unpacklo_pd)(high_ab, high_cd);
+  rows[3] = (vfloat)OPENSEG_MM(unpackhi_pd)(high_ab, high_cd);
 }
 
 // One word in each lane from two rows of a matrix; a float is of the first row alone.
@@ -238,21 +238,24 @@ void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t pa
       keep[i] = there ? -1 : 0;
     }
     uint32_t* out = to + x / panel * panel_pitch + x % panel;
+    vfloat turned[4];
     int64_t row = 0;
-    for (; row + run <= from.rows; row += run, out += 4 * pitch) {
+    for (; row + run <= from.rows; row += run) {
       for (int i = 0; from.later && i < lanes; i += 4) {
         __builtin_prefetch(lines[i + row / run % 4] + row + from.later);
       }
-      turn_quads<Word>(lines, row, keep, out, pitch);
+      turn_quads<Word>(lines, row, turned);
+      for (int i = 0; i < 4; ++i, out += pitch) {
+        store(out, (vint)turned[i] & keep);
+      }
     }
     if (row < from.rows) {
-      uint32_t rows[4 * lanes];
       for (int i = 0; i < lanes; ++i) {
         lines[i] = padded<run>(lines[i] + row, from.rows - row, ends[i]);
       }
-      turn_quads<Word>(lines, 0, keep, rows, lanes);
+      turn_quads<Word>(lines, 0, turned);
       for (int64_t i = 0; row / per_word<Word> + i < depth; ++i, out += pitch) {
-        store(out, load<vuint>(rows + i * lanes));
+        store(out, (vint)turned[i] & keep);
       }
     }
   }
