@@ -106,7 +106,7 @@ def attention_kernel(
     )  # fmt: skip
     place = statistics + image * pixels + rows
     tl.store(place, greatest, mask=t < tokens)
-    tl.store(place + tl.num_programs(2) * pixels.to(tl.int64), 1.0 / total, mask=t < tokens)
+    tl.store(place + tl.num_programs(2).to(tl.int64) * pixels, 1.0 / total, mask=t < tokens)
 
 
 @triton.jit

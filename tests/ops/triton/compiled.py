@@ -76,6 +76,13 @@ def self_attention(dtype, last, channels=256, regions=256):
             pixel_attention.self_attention_backward(value, *maps, *known, 0.1, allows_tf32())
 
 
+def one_pixel(dtype, last, channels=32, regions=32):
+    """A number that is 1 is a constant of the kernel, not a value of it."""
+    maps = [map_(channels, (1, 1), dtype, last) for _ in range(3)]
+    known = pixel_attention.self_attention(*maps, 0.1, allows_tf32())
+    pixel_attention.self_attention_backward(maps[2], *maps, *known, 0.1, allows_tf32())
+
+
 def upsample_argmax(dtype, last, channels=19, regions=19):
     argmax.upsample_argmax(map_(regions, (13, 17), dtype, last), (97, 129), True, True)
 
@@ -106,6 +113,7 @@ CASES = [
     object_attention,
     spatial_gather,
     self_attention,
+    one_pixel,
     upsample_argmax,
     upsample_cross_entropy,
     confusion_matrix,
