@@ -190,6 +190,11 @@ def _channels(x: Tensor) -> int:
     return power_of_two(x.shape[1], most=64 if x.stride(1) == 1 else 32)
 
 
+def _warps(block_c: int) -> int:
+    """Of a program that keeps sums in registers: those of 16 elements of the block in a thread."""
+    return max(4, block_c // 8)
+
+
 def _activation(kind: str, parameter: float) -> tuple[str, float]:
     """The identity is leaky with a slope of 1."""
     return ("leaky_relu", 1.0) if kind == "identity" else (kind, parameter)
@@ -207,7 +212,7 @@ def inplace_abn_statistics(x: Tensor) -> Tensor:
     parts = x.new_empty((count, 3, channels), dtype=torch.float32)
     launch(
         inplace_abn_statistics_kernel, (blocks, count), x, parts, rows, pixels, channels, each,
-        *strides(x), BLOCK=_BLOCK, BLOCK_C=block_c,
+        *strides(x), BLOCK=_BLOCK, BLOCK_C=block_c, num_warps=_warps(block_c),
     )  # fmt: skip
     shift, means, squares = parts.double().unbind(1)
     means = shift + means
@@ -286,7 +291,7 @@ def inplace_abn_backward_sums(
     launch(
         inplace_abn_sums_kernel, (blocks, count), grad, kept, coefficients, parts, rows, pixels,
         channels, each, parameter, lowest, *strides(grad), *strides(kept), KIND=kind,
-        FROM_INPUT=kept_input, BLOCK=_BLOCK, BLOCK_C=block_c,
+        FROM_INPUT=kept_input, BLOCK=_BLOCK, BLOCK_C=block_c, num_warps=_warps(block_c),
     )  # fmt: skip
     return parts.sum(0, dtype=torch.float64)
 

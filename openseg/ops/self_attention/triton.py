@@ -100,12 +100,12 @@ def attention_kernel(
             weights.to(v.dtype), v, context * shrink[:, None], input_precision=PRECISION
         )
         greatest = higher
+    place = statistics + image * pixels + rows
+    tl.store(place, greatest, mask=t < tokens)
     store_rows(
         out + image * out_image, context / total[:, None], rows, t < tokens, cv, out_pixel,
         out_channel, value_channels,
     )  # fmt: skip
-    place = statistics + image * pixels + rows
-    tl.store(place, greatest, mask=t < tokens)
     tl.store(place + tl.num_programs(2).to(tl.int64) * pixels, 1.0 / total, mask=t < tokens)
 
 
@@ -252,7 +252,7 @@ def attention(
             attention_kernel, _grid(rows, part, images),
             query, key, value, out, statistics, pixels, channels, value_channels, scale,
             *strides(query), *strides(key), *strides(value), *strides(out), *part[1:],
-            BLOCK=rows, KEYS=block, **_options(query, d, dv, allow_tf32),
+            BLOCK=rows, KEYS=block, **_options(attention_kernel, query, value, allow_tf32),
         )  # fmt: skip
     return out, statistics
 
@@ -291,14 +291,14 @@ def attention_backward(
             attention_key_value_kernel, _grid(block, part, images),
             grad, query, other, value, statistics, delta, own, grad_value, *sizes, *places,
             *strides(own), *strides(grad_value), *part[1:], BLOCK=block, SHARED=key is None,
-            **_options(query, d, dv, allow_tf32),
+            **_options(attention_key_value_kernel, query, value, allow_tf32),
         )  # fmt: skip
         if key is not None:
             launch(
                 attention_query_kernel, _grid(block, part, images),
                 grad, query, other, value, statistics, delta, grad_query, *sizes, *places,
                 *strides(grad_query), *part[1:], BLOCK=block,
-                **_options(query, d, dv, allow_tf32, of_query=True),
+                **_options(attention_query_kernel, query, value, allow_tf32),
             )  # fmt: skip
     return grad_query, grad_key, grad_value
 
@@ -314,32 +314,40 @@ def _block(query: Tensor, value: Tensor, width: int, sums: int) -> int:
     if query.element_size() == 4:
         return 16
     most = 64
-    # channels that are not whole vectors come one by one, through registers
-    vectors = query.shape[1] % 16 == value.shape[1] % 16 == 0
     while most > 16 and (
         2 * most * width * query.element_size() > 0.9 * _triton.shared_memory(query)
-        or most * sums > (1 << 14 if vectors else 1 << 13)
+        or most * sums > (1 << 14 if _vectors(query, value) else 1 << 13)
     ):
         most //= 2
     return most
 
 
-def _options(
-    query: Tensor, d: int, dv: int, allow_tf32: bool, of_query: bool = False
-) -> dict[str, Any]:
-    """What a kernel, or that of the query's gradient, is compiled with: nothing is spilled then.
+def _vectors(query: Tensor, value: Tensor) -> bool:
+    """Whether channels are whole vectors; others come one by one, through registers."""
+    return query.shape[1] % 16 == value.shape[1] % 16 == 0
+
+
+def _options(kernel: Any, query: Tensor, value: Tensor, allow_tf32: bool) -> dict[str, Any]:
+    """What a kernel is compiled with: nothing is spilled then.
 
     With a second stage, maps come into shared memory past the registers. TF32 needs more of it.
     """
+    d, dv = power_of_two(query.shape[1]), power_of_two(value.shape[1])
     wide = query.element_size() == 4
     room = d + dv <= 512 or _triton.shared_memory(query) > 128 << 10
     tf32 = allow_tf32 and wide and room
+    if kernel is attention_query_kernel:
+        once = wide
+    elif kernel is attention_key_value_kernel:
+        once = tf32 or not (wide or _vectors(query, value))
+    else:
+        once = tf32 and d + dv > 512
     return {
         "D": d,
         "DV": dv,
         "PRECISION": precision(tf32),
-        "num_warps": 4 if tf32 and of_query else 8,
-        "num_stages": 1 if tf32 or (wide and of_query) else 2,
+        "num_warps": 4 if tf32 and kernel is attention_query_kernel else 8,
+        "num_stages": 1 if once else 2,
     }
 
 
