@@ -17,6 +17,7 @@ import sysconfig
 import warnings
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -247,6 +248,12 @@ class BuildKernels(Base):
 
 
 if __name__ == "__main__":
+    # older ones cannot read the license in pyproject.toml, and say so in many words
+    if int(setuptools.__version__.partition(".")[0]) < 77:
+        raise SystemExit(
+            f"openseg builds with setuptools 77 or newer, this is {setuptools.__version__}: "
+            f"{sys.executable} -m pip install 'setuptools>=77'"
+        )
     setup(
         ext_modules=[Extension(BINARY, sources=[], optional=True, py_limited_api=True)],
         cmdclass={"build_ext": BuildKernels},

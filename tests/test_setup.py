@@ -118,3 +118,11 @@ def test_required_kernels_are_an_error(tree):
     done = build(tree, CXX="no-such-compiler", OPENSEG_REQUIRE_EXT="1")
     assert done.returncode != 0
     assert "OPENSEG_REQUIRE_EXT=1, and no kernels" in done.stderr
+
+
+def test_a_setuptools_that_is_too_old_is_told(tree):
+    pretend = "import runpy, setuptools; setuptools.__version__ = '70.2.0'"
+    command = [sys.executable, "-c", f"{pretend}; runpy.run_path('setup.py', run_name='__main__')"]
+    done = subprocess.run([*command, "--version"], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "openseg builds with setuptools 77 or newer, this is 70.2.0" in done.stderr
