@@ -11,6 +11,11 @@
 namespace openseg::OPENSEG_ISA {
 namespace {
 
+// Not where a pixel meets all others of its set at once, which tells its delta.
+bool needs_out(const Attention& call) {
+  return call.shared || call.sets.pixels() > strip;
+}
+
 // Gradients of the rows of a set, at their row_pitch.
 struct Sums {
   float *query, *key, *value;  // `shared`: query and key are one
@@ -50,17 +55,24 @@ struct Context {
 
 // What the weights and gradients of scores need to know of pixels as queries.
 struct Known {
-  const float *greatest, *inverse, *delta;
+  const float *greatest, *inverse, *delta;  // no delta: it is Σ weight · grad_weight of the columns
 };
 
 // Scores [count, width] become gradients of scores, grad_weights weights.
 void differentiate(float* scores, float* grad_weights, int64_t count, int64_t width, float scale,
                    const Known& rows) {
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t x = i * score_pitch; x < i * score_pitch + width; x += lanes) {
+  for (int64_t i = 0; i < count; ++i, scores += score_pitch, grad_weights += score_pitch) {
+    vfloat sum{};
+    for (int64_t x = 0; x < width; x += lanes) {
       const vfloat weight =
           exp(load<vfloat>(scores + x) * scale - rows.greatest[i]) * rows.inverse[i];
-      store(scores + x, scale * weight * (load<vfloat>(grad_weights + x) - rows.delta[i]));
+      sum += first_of(weight * load<vfloat>(grad_weights + x), width - x, 0);
+      store(scores + x, weight);
+    }
+    const float delta = rows.delta ? rows.delta[i] : sum_of(sum);
+    for (int64_t x = 0; x < width; x += lanes) {
+      const vfloat weight = load<vfloat>(scores + x);
+      store(scores + x, scale * weight * (load<vfloat>(grad_weights + x) - delta));
       store(grad_weights + x, weight);
     }
   }
@@ -155,7 +167,8 @@ class Backward {
 
   Known known(int64_t set, int64_t pixel) const {
     const int64_t at = set * context_.pixels + pixel;
-    return {context_.greatest + at, context_.inverse + at, context_.delta + at};
+    return {context_.greatest + at, context_.inverse + at,
+            needs_out(in_) ? context_.delta + at : nullptr};
   }
 
   void load_grad(int64_t set, Range pixels) {
@@ -169,6 +182,9 @@ class Backward {
     std::memcpy(context_.greatest + first, in_.statistics + first, pixels.count * sizeof(float));
     std::memcpy(context_.inverse + first, inverse + first, pixels.count * sizeof(float));
     load_grad(set, pixels);
+    if (!needs_out(in_)) {
+      return;
+    }
     for_each_run(in_.out, in_.sets, set, pixels,
                  [&](int64_t begin, int64_t stride, int64_t count, int64_t at) {
                    const T* const out = (const T*)in_.out.data + begin;
@@ -221,7 +237,9 @@ class Backward {
         return;
       }
       upcoming_.add<T>(call_.grad_out, in_.sets, set, pixels);
-      upcoming_.add<T>(in_.out, in_.sets, set, pixels);
+      if (needs_out(in_)) {
+        upcoming_.add<T>(in_.out, in_.sets, set, pixels);
+      }
       upcoming_.add<T>(in_.query, in_.sets, set, pixels);
     }
     upcoming_.add<T>(in_.value, in_.sets, set, strip_of(pixels, index));
@@ -415,7 +433,9 @@ bool differentiate_by_slabs(const AttentionBackward& call) {
     known.query = part.grad_query = slab.load(in.query, query);
     known.key = part.grad_key = in.shared ? known.query : slab.load(in.key, key);
     known.value = part.grad_value = slab.load(in.value, value);
-    known.out = slab.load(in.out, out);
+    if (needs_out(in)) {
+      known.out = slab.load(in.out, out);
+    }
     part.grad_out = slab.load(call.grad_out, grad_out);
     known.sets = slab.sets();
     known.statistics = statistics;

@@ -38,14 +38,6 @@ void scale_row(float* row, int64_t channels, float factor) {
   }
 }
 
-// The first `count` lanes, and `rest` in those that are left.
-inline vfloat first_of(vfloat values, int64_t count, float rest) {
-  for (int64_t lane = count; lane < lanes; ++lane) {
-    values[lane] = rest;
-  }
-  return values;
-}
-
 // Weights of the queries in rows of scores [count, width]; `fresh`: nothing is summed yet.
 void weigh_rows(bool fresh, const float* scores, int64_t count, int64_t width, float scale,
                 const Sums& sums, int64_t channels, float* weights) {
