@@ -77,6 +77,7 @@ class SlabCopier {
     }
   }
 
+  // Lines of pixels side by side to rows.
   void turn() const {
     const int64_t later = ahead * map_.stride_channel;
     for (int64_t c = 0; c < map_.channels; c += lanes) {
@@ -104,6 +105,7 @@ class SlabCopier {
     }
   }
 
+  // And back. Lines are fetched for this too: they are written in pieces.
   void turn_back() const {
     const int64_t later = ahead * map_.stride_channel;
     for (int64_t c = 0; c < map_.channels; c += 4) {
