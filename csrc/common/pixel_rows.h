@@ -349,14 +349,6 @@ void add_columns(bool fresh, const float* weights, int64_t count, const Word* ro
   multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
 }
 
-// The first `count` lanes, and `rest` in those that are left.
-inline vfloat first_of(vfloat values, int64_t count, float rest) {
-  for (int64_t lane = count; lane < lanes; ++lane) {
-    values[lane] = rest;
-  }
-  return values;
-}
-
 // Pairs of blocks of a set in rounds 0..blocks-1, each once and no block twice in a round, so that
 // what is summed for a block has one order. Of a pair with itself and an even number of blocks, it
 // stands for the one blocks / 2 before as well, to make blocks / 2 tasks of a round.

@@ -16,19 +16,15 @@ constexpr int64_t most_run = 128;  // pixels of a line that are copied together
 struct SlabCopy {
   const Map& map;
   const PixelSets& sets;
-  DType dtype;
   int64_t image, down;
   float* rows;  // [across, lines, columns, row_pitch(channels)]
   bool back;
-  int failed = 0;
 };
 
 template <typename T>
 class SlabCopier {
  public:
   explicit SlabCopier(const SlabCopy& copy) : copy_(copy), map_(copy.map) {}
-
-  explicit operator bool() const { return true; }
 
   // Pieces of lines.
   void run(int64_t begin, int64_t end) {
@@ -150,12 +146,14 @@ class Slab {
     return {rows, DType::float32, 1, map.channels, pixels(sets_), 0, 1, pitch};
   }
 
-  Map load(const Map& map, float* rows) {
+  Map load(const Map& map, float* rows) const {
     copy(map, rows, false);
     return copy_of(map, rows);
   }
 
-  void store(const Map& copy_of_map, const Map& map) { copy(map, (float*)copy_of_map.data, true); }
+  void store(const Map& copy_of_map, const Map& map) const {
+    copy(map, (float*)copy_of_map.data, true);
+  }
 
   void load_statistics(const Attention& call, float* statistics) const {
     for (int64_t i = 0; i < 2; ++i) {
@@ -169,17 +167,17 @@ class Slab {
     }
   }
 
-  bool failed() const { return failed_; }
-
  private:
-  void copy(const Map& map, float* rows, bool back) {
-    SlabCopy copy{map, sets_, map.dtype, image_, down_, rows, back};
+  void copy(const Map& map, float* rows, bool back) const {
+    SlabCopy copy{map, sets_, image_, down_, rows, back};
     const int64_t width = sets_.across * sets_.columns;
-    const auto run = [](auto& worker, SlabCopy&, int64_t begin, int64_t end) {
-      worker.run(begin, end);
-    };
-    run_workers<SlabCopier>(sets_.lines * parts_of(width, most_run), copy, run);
-    failed_ |= copy.failed != 0;
+    run_parallel(
+        sets_.lines * parts_of(width, most_run), 1,
+        [](int64_t begin, int64_t end, void* pointer) {
+          const SlabCopy& copy = *(const SlabCopy*)pointer;
+          OPENSEG_DISPATCH_FLOATING(copy.map.dtype, SlabCopier<scalar_t>(copy).run(begin, end))
+        },
+        &copy);
   }
 
   float* statistics_of(const Attention& call, int64_t index) const {
@@ -191,7 +189,6 @@ class Slab {
 
   const PixelSets& sets_;
   int64_t image_, down_;
-  bool failed_ = false;
 };
 
 // Whether a set lies between the pixels of others of its row, which fill all of a line together.
@@ -206,12 +203,11 @@ inline bool lies_in_slabs(const Attention& call) {
          shares_lines(call.sets, call.value);
 }
 
-// Calls visit(slab) for each of them until it returns false or memory is lacking.
+// Calls visit(slab) for each of them until it returns false.
 template <typename Visit>
 bool for_each_slab(const Attention& call, const Visit& visit) {
   for (int64_t i = 0; i < call.query.batch * call.sets.down; ++i) {
-    Slab slab(call.sets, i / call.sets.down, i % call.sets.down);
-    if (!visit(slab) || slab.failed()) {
+    if (!visit(Slab(call.sets, i / call.sets.down, i % call.sets.down))) {
       return false;
     }
   }

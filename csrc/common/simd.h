@@ -69,6 +69,15 @@ inline vfloat min(vfloat a, vfloat b) {
   return a < b ? a : b;
 }
 
+// The first `count` lanes, and `rest` in those that are left.
+inline vfloat first_of(vfloat values, int64_t count, float rest = 0) {
+  vint index;
+  for (int i = 0; i < lanes; ++i) {
+    index[i] = i;
+  }
+  return index < (int)count ? values : splat(rest);
+}
+
 inline float sum_of(vfloat values) {
   float sum = 0;
   for (int lane = 0; lane < lanes; ++lane) {

@@ -66,7 +66,7 @@ void differentiate(float* scores, float* grad_weights, int64_t count, int64_t wi
     for (int64_t x = 0; x < width; x += lanes) {
       const vfloat weight =
           exp(load<vfloat>(scores + x) * scale - rows.greatest[i]) * rows.inverse[i];
-      sum += first_of(weight * load<vfloat>(grad_weights + x), width - x, 0);
+      sum += first_of(weight * load<vfloat>(grad_weights + x), width - x);
       store(scores + x, weight);
     }
     const float delta = rows.delta ? rows.delta[i] : sum_of(sum);
@@ -427,7 +427,7 @@ bool differentiate_by_slabs(const AttentionBackward& call) {
   float* const out = scratch.take<float>(value_size);
   float* const grad_out = scratch.take<float>(value_size);
   float* const statistics = scratch.take<float>(2 * pixels);
-  const auto run = [&](Slab& slab) {
+  const auto run = [&](const Slab& slab) {
     AttentionBackward part = call;
     Attention& known = part.forward;
     known.query = part.grad_query = slab.load(in.query, query);

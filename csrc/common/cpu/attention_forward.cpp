@@ -50,7 +50,7 @@ void weigh_rows(bool fresh, const float* scores, int64_t count, int64_t width, f
     vfloat total{};
     for (int64_t x = 0; x < width; x += lanes) {
       const vfloat weight = exp(load<vfloat>(scores + x) * scale - greatest);
-      total += first_of(weight, width - x, 0);
+      total += first_of(weight, width - x);
       store(weights + x, weight);
     }
     if (greatest > sums.greatest[i]) {
@@ -214,13 +214,12 @@ class Forward {
                       mine.total + rows.begin};
       scores_of(query_ + rows.begin * left_pitch<Word>(depth_), rows.count, depth_, turned_, width,
                 scores_, upcoming_);
-      const bool fresh = context_.round == 0 && first;
+      const bool fresh = context_.round == 0 && first, theirs_fresh = context_.round == 0 && p == 0;
       weigh_rows(fresh, scores_, rows.count, width, call_.scale, sums, channels_, weights_);
       add_rows(fresh, weights_, rows.count, value_, width, channels_, sums.out, pairs_, upcoming_);
       if (theirs) {
-        const bool fresh = context_.round == 0 && p == 0;
-        weigh_columns(fresh, scores_, rows.count, width, call_.scale, *theirs, channels_);
-        add_columns(fresh, scores_, width, own_value_ + rows.begin / per_word<Word> * pitch,
+        weigh_columns(theirs_fresh, scores_, rows.count, width, call_.scale, *theirs, channels_);
+        add_columns(theirs_fresh, scores_, width, own_value_ + rows.begin / per_word<Word> * pitch,
                     rows.count, channels_, theirs->out, pairs_, upcoming_);
       }
     }
@@ -321,7 +320,7 @@ bool attend_by_slabs(const Attention& call) {
   float* const value = scratch.take<float>(value_size);
   float* const out = scratch.take<float>(value_size);
   float* const statistics = scratch.take<float>(2 * pixels);
-  const auto run = [&](Slab& slab) {
+  const auto run = [&](const Slab& slab) {
     Attention part = call;
     part.query = slab.load(call.query, query);
     part.key = call.shared ? part.query : slab.load(call.key, key);

@@ -99,15 +99,6 @@ struct Rows {
   vfloat operator()(int i, int64_t first) const { return load<vfloat>(start + i * pitch + first); }
 };
 
-// Values whose number is below `count`.
-inline vfloat first_of(vfloat values, int64_t count) {
-  vint index;
-  for (int i = 0; i < lanes; ++i) {
-    index[i] = i;
-  }
-  return index < (int)count ? values : vfloat{};
-}
-
 // body(begin, end) on pieces of 0..count, each of which has `values` values.
 template <typename Body>
 void in_parallel(int64_t count, int64_t values, const Body& body) {
