@@ -15,13 +15,13 @@
 namespace openseg::OPENSEG_ISA {
 namespace {
 
-constexpr int64_t most_block = 304;     // pixels that are gathered to meet all others
-constexpr int64_t strip = 128;          // pixels that they meet together
-constexpr int64_t at_once = 48;         // of a block: their scores stay in the cache
+constexpr int64_t most_block = 320;     // pixels that meet as many others at a time
 constexpr float lowest = -__FLT_MAX__;  // a maximum of nothing: exp(lowest - x) is 0, not NaN
 
 // Pitches are 16 floats more than they hold: at a power of two, rows would push each other out.
-constexpr int64_t score_pitch = strip + 16;
+constexpr int64_t score_pitch = most_block + 16;
+constexpr int64_t scores_size = most_block * score_pitch;
+static_assert(most_block % panel == 0);
 
 inline int64_t row_pitch(int64_t channels) {
   return round_up(channels, panel) + 16;
@@ -47,11 +47,6 @@ inline Range part(int64_t total, int64_t parts, int64_t index, int64_t unit = 1)
 
 inline int64_t parts_of(int64_t total, int64_t most) {
   return (total + most - 1) / most;
-}
-
-inline Range strip_of(Range pixels, int64_t index) {
-  const Range at = part(pixels.count, parts_of(pixels.count, strip), index, panel);
-  return {pixels.begin + at.begin, at.count};
 }
 
 // Blocks of a set in the passes that visit pairs of them: one, or an even number, of most_block
@@ -173,8 +168,8 @@ void turn(const Word* rows, int64_t count, int64_t channels, Word* panels) {
        words<Word>(channels) * panel);
 }
 
-// The same of pixels of a map, up to `strip` of them: by way of rows in `memory` unless their
-// channels are neighbours and fill words.
+// The same of pixels of a map: by way of rows in `memory` unless their channels are neighbours and
+// fill words.
 template <typename T, typename Word>
 void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Word* memory,
                  Word* panels) {
@@ -182,7 +177,7 @@ void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixel
   if (map.stride_channel != 1 || map.channels % run != 0) {
     return turn(rows_of<T>(map, sets, set, pixels, memory), pixels.count, map.channels, panels);
   }
-  const T* starts[round_up(strip, panel)];
+  const T* starts[most_block];
   for_each_run(map, sets, set, pixels,
                [&](int64_t first, int64_t stride, int64_t count, int64_t at) {
                  for (int64_t x = 0; x < count; ++x) {
@@ -267,19 +262,16 @@ class Upcoming {
 
  private:
   static constexpr int lines_at_once = 16;
-  static constexpr int64_t most_rows = 3 * (most_block + strip);  // more are not fetched early
+  static constexpr int64_t most_rows = 4 * most_block;  // more are not fetched early
 
   const char* starts_[most_rows];
   int64_t bytes_[most_rows];
   int64_t rows_ = 0, at_ = 0, offset_ = 0;
 };
 
-// What pairs of weights are made in by `add_rows` and `add_columns`: [strip / 2, turned_pitch] or
-// [at_once / 2, score_pitch].
-constexpr int64_t turned_pitch = round_up(at_once, panel) + 16;
+// What pairs of weights are made in by `add_rows` and `add_columns`.
 template <typename Word>
-constexpr int64_t weights_size = per_word<Word> == 1 ? 0 : words<Word>(strip) * turned_pitch;
-static_assert(strip * turned_pitch >= at_once * score_pitch);
+constexpr int64_t weights_size = per_word<Word> == 1 ? 0 : words<Word>(most_block) * score_pitch;
 
 // `multiply` for a left factor that is larger than a panel of the right one, which stays in the
 // nearest cache.
@@ -328,8 +320,8 @@ void add_rows(bool fresh, const float* weights, int64_t count, const Word* rows,
     const Operands<Word> in{weights, score_pitch, rows, pitch, panel, depth, 0, fresh};
     multiply_panels<Rows::apart>(in, count, channels, out, pitch, upcoming);
   } else {
-    pack(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, turned_pitch);
-    const Operands<Word> in{memory, turned_pitch, rows, pitch, panel, words<Word>(depth), 0, fresh};
+    pack(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, score_pitch);
+    const Operands<Word> in{memory, score_pitch, rows, pitch, panel, words<Word>(depth), 0, fresh};
     multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
   }
 }

@@ -13,13 +13,12 @@ namespace {
 
 // Not where a pixel meets all others of its set at once, which tells its delta.
 bool needs_out(const Attention& call) {
-  return call.shared || call.sets.pixels() > strip;
+  return call.shared || call.sets.pixels() > most_block;
 }
 
 // Gradients of the rows of a set, at their row_pitch.
 struct Sums {
   float *query, *key, *value;  // `shared`: query and key are one
-  bool fresh = false;          // nothing is summed yet
 };
 
 struct Context {
@@ -116,17 +115,17 @@ class Backward {
         value_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(channels_))),
         query_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, depth_))),
         grad_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, channels_))),
-        key_memory_(scratch_.take<Word>(strip * left_pitch<Word>(depth_))),
-        key_pairs_(scratch_.take<Word>(paired_size<Word>(strip, depth_))),
-        turned_key_(scratch_.take<Word>(turned_size<Word>(strip, depth_))),
-        strip_memory_(scratch_.take<Word>(strip * left_pitch<Word>(channels_))),
-        strip_grad_pairs_(scratch_.take<Word>(paired_size<Word>(strip, channels_))),
-        turned_grad_(scratch_.take<Word>(turned_size<Word>(strip, channels_))),
-        turned_value_(scratch_.take<Word>(turned_size<Word>(strip, channels_))),
+        key_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(depth_))),
+        key_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, depth_))),
+        turned_key_(scratch_.take<Word>(turned_size<Word>(most_block, depth_))),
+        met_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(channels_))),
+        met_grad_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, channels_))),
+        turned_grad_(scratch_.take<Word>(turned_size<Word>(most_block, channels_))),
+        turned_value_(scratch_.take<Word>(turned_size<Word>(most_block, channels_))),
         pairs_(scratch_.take<Word>(weights_size<Word>)),
-        scores_(scratch_.take<float>(at_once * score_pitch)),
-        forth_(scratch_.take<float>(at_once * score_pitch)),
-        back_(scratch_.take<float>(at_once * score_pitch)),
+        scores_(scratch_.take<float>(scores_size)),
+        forth_(scratch_.take<float>(scores_size)),
+        back_(scratch_.take<float>(scores_size)),
         own_sums_(scratch_.take<float>(own_sums_size())) {}
 
   explicit operator bool() const { return (bool)scratch_; }
@@ -135,7 +134,7 @@ class Backward {
   void run_set(int64_t set) {
     const Sums sums = context_.sums_in(own_sums_, context_.pixels);
     prepare(set, {0, context_.pixels});
-    meet_block(set, {0, 0}, sums);
+    meet_block(set, {0, 0}, sums, sums);
     finish(set, {0, context_.pixels}, sums);
   }
 
@@ -143,26 +142,20 @@ class Backward {
 
   void run_pair(int64_t set, BlockPair pair) {
     load_grad(set, range(pair.a));
-    meet_block(set, pair, sums_of(set, 0));
+    meet_block(set, pair, sums_of(set, pair.a), sums_of(set, pair.b));
   }
 
   void finish_block(int64_t set, int64_t block) {
-    finish(set, range(block), sums_of(set, range(block).begin));
+    finish(set, range(block), sums_of(set, block));
   }
 
  private:
   Range range(int64_t block) const { return part(context_.pixels, context_.blocks, block); }
 
-  // Of the rows of a set from `row` on.
-  Sums sums_of(int64_t set, int64_t row) const {
-    return rows_from(context_.sums, set * context_.pixels + row);
-  }
-
-  // `first`: they meet the first pixels of a block. Each block meets another from round 0 on.
-  Sums rows_from(const Sums& sums, int64_t row, bool first = false) const {
-    const int64_t pitch = row_pitch(depth_);
-    return {sums.query + row * pitch, sums.key + row * pitch,
-            sums.value + row * row_pitch(channels_), first && context_.round == 0};
+  Sums sums_of(int64_t set, int64_t block) const {
+    const int64_t row = set * context_.pixels + range(block).begin, pitch = row_pitch(depth_);
+    const Sums& all = context_.sums;
+    return {all.query + row * pitch, all.key + row * pitch, all.value + row * row_pitch(channels_)};
   }
 
   Known known(int64_t set, int64_t pixel) const {
@@ -200,7 +193,7 @@ class Backward {
   }
 
   // `grad_` is that of pair.a.
-  void meet_block(int64_t set, BlockPair pair, const Sums& sums) {
+  void meet_block(int64_t set, BlockPair pair, const Sums& mine, const Sums& theirs) {
     const Range own = range(pair.a), others = range(pair.b);
     query_ = rows_of<T>(in_.query, in_.sets, set, own, query_memory_);
     own_query_ = paired(query_, own.count, depth_, query_pairs_);
@@ -208,102 +201,81 @@ class Backward {
     if (in_.shared) {
       value_ = rows_of<T>(in_.value, in_.sets, set, own, value_memory_);
     }
-    const int64_t strips = parts_of(others.count, strip);
-    for (int64_t s = 0; s < strips; ++s) {
-      const Range at = strip_of(others, s);
-      load_strip(set, at);
-      expect(set, others, s + 1, strips);
-      const int64_t parts = parts_of(own.count, at_once);
-      for (int64_t p = 0; p < parts; ++p) {
-        const Range rows = part(own.count, parts, p, per_word<Word>);
-        const int64_t first = own.begin + rows.begin;
-        const Sums mine = rows_from(sums, first, s == 0),
-                   theirs = rows_from(sums, at.begin, p == 0);
-        if (in_.shared) {
-          meet_shared(set, rows, first, at, pair.a != pair.b, mine, theirs);
-        } else {
-          meet(set, rows, first, at, mine, theirs);
-        }
-      }
-    }
-  }
-
-  // What is loaded next: strip `index` of `pixels` or, where a set is one block, the set after.
-  void expect(int64_t set, Range pixels, int64_t index, int64_t strips) {
-    upcoming_.clear();
-    if (index == strips) {
-      index = 0;
-      if (context_.blocks > 1 || ++set == context_.sets) {
-        return;
-      }
-      upcoming_.add<T>(call_.grad_out, in_.sets, set, pixels);
-      if (needs_out(in_)) {
-        upcoming_.add<T>(in_.out, in_.sets, set, pixels);
-      }
-      upcoming_.add<T>(in_.query, in_.sets, set, pixels);
-    }
-    upcoming_.add<T>(in_.value, in_.sets, set, strip_of(pixels, index));
-    upcoming_.add<T>(in_.key, in_.sets, set, strip_of(pixels, index));
+    load_others(set, others);
+    expect(set + 1);
     if (in_.shared) {
-      upcoming_.add<T>(call_.grad_out, in_.sets, set, strip_of(pixels, index));
+      meet_shared(set, own, others, mine, theirs);
+    } else {
+      meet(set, own, others, mine, theirs);
     }
   }
 
-  void load_strip(int64_t set, Range pixels) {
-    turn_pixels<T>(in_.value, in_.sets, set, pixels, strip_memory_, turned_value_);
+  // The set that is loaded next, where sets are one block.
+  void expect(int64_t set) {
+    upcoming_.clear();
+    if (context_.blocks > 1 || set == context_.sets) {
+      return;
+    }
+    const Range pixels{0, context_.pixels};
+    upcoming_.add<T>(call_.grad_out, in_.sets, set, pixels);
+    if (needs_out(in_)) {
+      upcoming_.add<T>(in_.out, in_.sets, set, pixels);
+    }
+    upcoming_.add<T>(in_.query, in_.sets, set, pixels);
+    upcoming_.add<T>(in_.value, in_.sets, set, pixels);
+    if (!in_.shared) {
+      upcoming_.add<T>(in_.key, in_.sets, set, pixels);
+    }
+  }
+
+  void load_others(int64_t set, Range pixels) {
+    turn_pixels<T>(in_.value, in_.sets, set, pixels, met_memory_, turned_value_);
     const Word* const key = rows_of<T>(in_.key, in_.sets, set, pixels, key_memory_);
     turn(key, pixels.count, depth_, turned_key_);
     key_ = paired(key, pixels.count, depth_, key_pairs_);
     if (in_.shared) {
-      const Word* const grad = rows_of<T>(call_.grad_out, in_.sets, set, pixels, strip_memory_);
+      const Word* const grad = rows_of<T>(call_.grad_out, in_.sets, set, pixels, met_memory_);
       turn(grad, pixels.count, channels_, turned_grad_);
-      strip_grad_ = paired(grad, pixels.count, channels_, strip_grad_pairs_);
+      met_grad_ = paired(grad, pixels.count, channels_, met_grad_pairs_);
     }
   }
 
-  // `rows` of the loaded block, the first of them pixel `first` of the set, as queries of a strip.
-  void meet(int64_t set, Range rows, int64_t first, Range columns, const Sums& mine,
-            const Sums& theirs) {
-    const Word* const query = query_ + rows.begin * left_pitch<Word>(depth_);
-    const Word* const grad = grad_ + rows.begin * left_pitch<Word>(channels_);
-    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_, upcoming_);
-    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_, upcoming_);
-    differentiate(scores_, forth_, rows.count, columns.count, in_.scale, known(set, first));
-    add_rows(mine.fresh, scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_,
-             upcoming_);
-    add_to_columns(theirs.fresh, scores_, columns.count, rows, theirs.key, forth_, theirs.value);
+  // The loaded block as queries of the others.
+  void meet(int64_t set, Range own, Range others, const Sums& mine, const Sums& theirs) {
+    scores_of(query_, own.count, depth_, turned_key_, others.count, scores_, upcoming_);
+    scores_of(grad_, own.count, channels_, turned_value_, others.count, forth_, upcoming_);
+    differentiate(scores_, forth_, own.count, others.count, in_.scale, known(set, own.begin));
+    add_to_rows(scores_, own.count, key_, others.count, depth_, mine.query);
+    add_to_columns(own.count, others.count, theirs.key, theirs.value);
   }
 
-  // The products of gradients of scores with the queries in `rows`, and of weights with their
+  // As queries and keys of another block or, with itself, as one side of pairs within it.
+  void meet_shared(int64_t set, Range own, Range others, const Sums& mine, const Sums& theirs) {
+    scores_of(query_, own.count, depth_, turned_key_, others.count, scores_, upcoming_);
+    scores_of(grad_, own.count, channels_, turned_value_, others.count, forth_, upcoming_);
+    scores_of(value_, own.count, channels_, turned_grad_, others.count, back_, upcoming_);
+    differentiate_both(scores_, forth_, back_, own.count, others.count, in_.scale,
+                       known(set, own.begin), known(set, others.begin));
+    add_to_rows(scores_, own.count, key_, others.count, depth_, mine.query);
+    add_to_rows(back_, own.count, met_grad_, others.count, channels_, mine.value);
+    if (own.begin != others.begin) {
+      add_to_columns(own.count, others.count, theirs.query, theirs.value);
+    }
+  }
+
+  // Blocks meet others from round 0 on, which sets their sums.
+  bool fresh() const { return context_.round == 0; }
+
+  void add_to_rows(const float* left, int64_t count, const Word* right, int64_t depth,
+                   int64_t channels, float* sums) {
+    add_rows(fresh(), left, count, right, depth, channels, sums, pairs_, upcoming_);
+  }
+
+  // The products of gradients of scores with the loaded queries, and of weights with their
   // gradients.
-  void add_to_columns(bool fresh, const float* scores, int64_t count, Range rows, float* key,
-                      const float* weights, float* value) {
-    const int64_t first = rows.begin / per_word<Word>;
-    add_columns(fresh, scores, count, own_query_ + first * row_pitch(depth_), rows.count, depth_,
-                key, pairs_, upcoming_);
-    add_columns(fresh, weights, count, own_grad_ + first * row_pitch(channels_), rows.count,
-                channels_, value, pairs_, upcoming_);
-  }
-
-  // As queries and keys of a strip of another block, `both`, or as one side of pairs within one.
-  void meet_shared(int64_t set, Range rows, int64_t first, Range columns, bool both,
-                   const Sums& mine, const Sums& theirs) {
-    const Word* const query = query_ + rows.begin * left_pitch<Word>(depth_);
-    const Word* const grad = grad_ + rows.begin * left_pitch<Word>(channels_);
-    const Word* const value = value_ + rows.begin * left_pitch<Word>(channels_);
-    scores_of(query, rows.count, depth_, turned_key_, columns.count, scores_, upcoming_);
-    scores_of(grad, rows.count, channels_, turned_value_, columns.count, forth_, upcoming_);
-    scores_of(value, rows.count, channels_, turned_grad_, columns.count, back_, upcoming_);
-    differentiate_both(scores_, forth_, back_, rows.count, columns.count, in_.scale,
-                       known(set, first), known(set, columns.begin));
-    add_rows(mine.fresh, scores_, rows.count, key_, columns.count, depth_, mine.query, pairs_,
-             upcoming_);
-    add_rows(mine.fresh, back_, rows.count, strip_grad_, columns.count, channels_, mine.value,
-             pairs_, upcoming_);
-    if (both) {
-      add_to_columns(theirs.fresh, scores_, columns.count, rows, theirs.query, forth_,
-                     theirs.value);
-    }
+  void add_to_columns(int64_t own, int64_t others, float* key, float* value) {
+    add_columns(fresh(), scores_, others, own_query_, own, depth_, key, pairs_, upcoming_);
+    add_columns(fresh(), forth_, others, own_grad_, own, channels_, value, pairs_, upcoming_);
   }
 
   void finish(int64_t set, Range pixels, const Sums& sums) {
@@ -319,12 +291,12 @@ class Backward {
   }
 
   int64_t bytes() const {
-    return 4 * (left_pitch<Word>(depth_) * (most_block + strip) +
-                left_pitch<Word>(channels_) * (2 * most_block + strip) +
-                paired_size<Word>(most_block, depth_) + paired_size<Word>(most_block, channels_) +
-                paired_size<Word>(strip, depth_) + paired_size<Word>(strip, channels_) +
-                turned_size<Word>(strip, depth_) + 2 * turned_size<Word>(strip, channels_) +
-                3 * at_once * score_pitch + weights_size<Word> + own_sums_size()) +
+    return 4 * ((2 * left_pitch<Word>(depth_) + 3 * left_pitch<Word>(channels_)) * most_block +
+                2 * paired_size<Word>(most_block, depth_) +
+                2 * paired_size<Word>(most_block, channels_) +
+                turned_size<Word>(most_block, depth_) +
+                2 * turned_size<Word>(most_block, channels_) + 3 * scores_size +
+                weights_size<Word> + own_sums_size()) +
            17 * 64;
   }
 
@@ -335,16 +307,16 @@ class Backward {
   Scratch scratch_;
   Word *query_memory_, *grad_memory_, *value_memory_;  // rows of a block
   Word *query_pairs_, *grad_pairs_;
-  Word *key_memory_, *key_pairs_, *turned_key_;  // of a strip
-  Word *strip_memory_, *strip_grad_pairs_, *turned_grad_, *turned_value_;
+  Word *key_memory_, *key_pairs_, *turned_key_;  // of the block that it meets
+  Word *met_memory_, *met_grad_pairs_, *turned_grad_, *turned_value_;
   Word* pairs_;                     // of weights
-  float *scores_, *forth_, *back_;  // [at_once, score_pitch]
+  float *scores_, *forth_, *back_;  // [most_block, score_pitch]
   float* own_sums_;                 // of a set that is one block
   Upcoming upcoming_;
   // rows, in that memory unless they lay so
   const Word *query_ = nullptr, *grad_ = nullptr, *value_ = nullptr;
   // paired
-  const Word *own_query_ = nullptr, *own_grad_ = nullptr, *key_ = nullptr, *strip_grad_ = nullptr;
+  const Word *own_query_ = nullptr, *own_grad_ = nullptr, *key_ = nullptr, *met_grad_ = nullptr;
 };
 
 void run_rounds(Context& context) {

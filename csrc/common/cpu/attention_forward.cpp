@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Softmax runs along with the sum over the pixels: when a greater score comes, what was summed is
-// scaled down. A block of queries meets the other pixels of its set a strip at a time.
+// scaled down. A block of queries meets the pixels of its set, a block of them at a time.
 //
 // Where query and key are one map, scores are symmetric: pairs of blocks meet once and each adds to
 // the sums of the other, which saves one of four products.
@@ -106,12 +106,12 @@ class Forward {
         query_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(depth_))),
         sums_(scratch_.take<float>(most_block * row_pitch(channels_))),
         own_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, channels_))),
-        key_memory_(scratch_.take<Word>(strip * left_pitch<Word>(depth_))),
-        turned_(scratch_.take<Word>(turned_size<Word>(strip, depth_))),
-        value_memory_(scratch_.take<Word>(strip * left_pitch<Word>(channels_))),
-        value_pairs_(scratch_.take<Word>(paired_size<Word>(strip, channels_))),
-        scores_(scratch_.take<float>(at_once * score_pitch)),
-        weights_(scratch_.take<float>(at_once * score_pitch)),
+        key_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(depth_))),
+        turned_(scratch_.take<Word>(turned_size<Word>(most_block, depth_))),
+        value_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(channels_))),
+        value_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, channels_))),
+        scores_(scratch_.take<float>(scores_size)),
+        weights_(scratch_.take<float>(scores_size)),
         pairs_(scratch_.take<Word>(weights_size<Word>)),
         statistics_(scratch_.take<float>(2 * most_block)) {}
 
@@ -127,8 +127,13 @@ class Forward {
       const Sums sums{sums_, statistics_, statistics_ + most_block};
       clear(sums);
       load_queries(set, {first, count});
-      for_each_strip(set, {0, context_.pixels},
-                     [&](Range at) { meet(count, sums, at, at.begin == 0, nullptr); });
+      const int64_t parts = parts_of(context_.pixels, most_block);
+      for (int64_t p = 0; p < parts; ++p) {
+        const Range keys = part(context_.pixels, parts, p, panel);
+        load_keys(set, keys);
+        expect(set, p + 1, parts);
+        meet(p == 0, count, sums, keys.count, nullptr);
+      }
       finish(set, {first, count}, sums);
       begin += count;
     }
@@ -144,12 +149,8 @@ class Forward {
     gather<T>(call_.value, call_.sets, set, own, value);
     own_value_ = paired(value, own.count, channels_, own_pairs_);
     const Range others = range(pair.b);
-    for_each_strip(set, others, [&](Range at) {
-      const int64_t first = at.begin - others.begin;
-      const Sums part{theirs.out + first * row_pitch(channels_), theirs.greatest + first,
-                      theirs.total + first};
-      meet(own.count, mine, at, first == 0, pair.a == pair.b ? nullptr : &part);
-    });
+    load_keys(set, others);
+    meet(context_.round == 0, own.count, mine, others.count, pair.a == pair.b ? nullptr : &theirs);
   }
 
   void finish_block(int64_t set, int64_t block) { finish(set, range(block), sums_of(set, block)); }
@@ -175,53 +176,37 @@ class Forward {
     query_ = rows_of<T>(call_.query, call_.sets, set, pixels, query_memory_);
   }
 
-  // What is loaded next: strip `index` of `pixels` or, where a set is one block, the set after.
-  void expect(int64_t set, Range pixels, int64_t index, int64_t strips) {
+  void load_keys(int64_t set, Range pixels) {
+    turn_pixels<T>(call_.key, call_.sets, set, pixels, key_memory_, turned_);
+    value_ = paired(rows_of<T>(call_.value, call_.sets, set, pixels, value_memory_), pixels.count,
+                    channels_, value_pairs_);
+  }
+
+  // What is loaded next: part `index` of the keys or, where they are one part, the set after.
+  void expect(int64_t set, int64_t index, int64_t parts) {
     upcoming_.clear();
-    if (index == strips) {
+    if (index == parts) {
       index = 0;
-      if (context_.pixels > most_block || ++set == context_.sets) {
+      if (parts > 1 || ++set == context_.sets) {
         return;
       }
-      upcoming_.add<T>(call_.query, call_.sets, set, pixels);
+      upcoming_.add<T>(call_.query, call_.sets, set, {0, context_.pixels});
     }
-    upcoming_.add<T>(call_.key, call_.sets, set, strip_of(pixels, index));
-    upcoming_.add<T>(call_.value, call_.sets, set, strip_of(pixels, index));
+    const Range keys = part(context_.pixels, parts, index, panel);
+    upcoming_.add<T>(call_.key, call_.sets, set, keys);
+    upcoming_.add<T>(call_.value, call_.sets, set, keys);
   }
 
-  // Calls visit(strip) with keys and values of each strip loaded.
-  template <typename Visit>
-  void for_each_strip(int64_t set, Range pixels, const Visit& visit) {
-    const int64_t strips = parts_of(pixels.count, strip);
-    for (int64_t s = 0; s < strips; ++s) {
-      const Range at = strip_of(pixels, s);
-      turn_pixels<T>(call_.key, call_.sets, set, at, key_memory_, turned_);
-      value_ = paired(rows_of<T>(call_.value, call_.sets, set, at, value_memory_), at.count,
-                      channels_, value_pairs_);
-      expect(set, pixels, s + 1, strips);
-      visit(at);
-    }
-  }
-
-  // The loaded queries and a strip of keys, of their block the `first`; `theirs`: the sums of its
-  // pixels as queries. Blocks meet others from round 0 on: sums are set there, then added to.
-  void meet(int64_t count, const Sums& mine, Range keys, bool first, const Sums* theirs) {
-    const int64_t width = keys.count;
-    const int64_t pitch = row_pitch(channels_), parts = parts_of(count, at_once);
-    for (int64_t p = 0; p < parts; ++p) {
-      const Range rows = part(count, parts, p, per_word<Word>);
-      const Sums sums{mine.out + rows.begin * pitch, mine.greatest + rows.begin,
-                      mine.total + rows.begin};
-      scores_of(query_ + rows.begin * left_pitch<Word>(depth_), rows.count, depth_, turned_, width,
-                scores_, upcoming_);
-      const bool fresh = context_.round == 0 && first, theirs_fresh = context_.round == 0 && p == 0;
-      weigh_rows(fresh, scores_, rows.count, width, call_.scale, sums, channels_, weights_);
-      add_rows(fresh, weights_, rows.count, value_, width, channels_, sums.out, pairs_, upcoming_);
-      if (theirs) {
-        weigh_columns(theirs_fresh, scores_, rows.count, width, call_.scale, *theirs, channels_);
-        add_columns(theirs_fresh, scores_, width, own_value_ + rows.begin / per_word<Word> * pitch,
-                    rows.count, channels_, theirs->out, pairs_, upcoming_);
-      }
+  // The loaded queries and keys; `theirs`: the sums of the keys as queries; `fresh`: nothing is
+  // summed yet.
+  void meet(bool fresh, int64_t count, const Sums& mine, int64_t width, const Sums* theirs) {
+    scores_of(query_, count, depth_, turned_, width, scores_, upcoming_);
+    weigh_rows(fresh, scores_, count, width, call_.scale, mine, channels_, weights_);
+    add_rows(fresh, weights_, count, value_, width, channels_, mine.out, pairs_, upcoming_);
+    if (theirs) {
+      weigh_columns(fresh, scores_, count, width, call_.scale, *theirs, channels_);
+      add_columns(fresh, scores_, width, own_value_, count, channels_, theirs->out, pairs_,
+                  upcoming_);
     }
   }
 
@@ -236,10 +221,10 @@ class Forward {
   }
 
   int64_t bytes() const {
-    return 4 * (left_pitch<Word>(depth_) * (most_block + strip) + turned_size<Word>(strip, depth_) +
-                row_pitch(channels_) * most_block + left_pitch<Word>(channels_) * strip +
-                paired_size<Word>(most_block, channels_) + paired_size<Word>(strip, channels_) +
-                2 * at_once * score_pitch + weights_size<Word> + 2 * most_block) +
+    return 4 * (2 * left_pitch<Word>(depth_) * most_block + turned_size<Word>(most_block, depth_) +
+                (row_pitch(channels_) + left_pitch<Word>(channels_)) * most_block +
+                2 * paired_size<Word>(most_block, channels_) + 2 * scores_size +
+                weights_size<Word> + 2 * most_block) +
            11 * 64;
   }
 
@@ -250,9 +235,9 @@ class Forward {
   Word* query_memory_;                 // rows of a block
   float* sums_;                        // of the queries, [most_block, row_pitch(Dv)]
   Word* own_pairs_;                    // of a block
-  Word *key_memory_, *turned_;         // rows of a strip
-  Word *value_memory_, *value_pairs_;  // of a strip
-  float *scores_, *weights_;           // [at_once, score_pitch]
+  Word *key_memory_, *turned_;         // of those that it meets
+  Word *value_memory_, *value_pairs_;  // of those
+  float *scores_, *weights_;           // [most_block, score_pitch]
   Word* pairs_;                        // of weights
   float* statistics_;                  // [2, most_block]
   Upcoming upcoming_;
