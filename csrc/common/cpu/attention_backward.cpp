@@ -145,9 +145,7 @@ class Backward {
     meet_block(set, pair, sums_of(set, pair.a), sums_of(set, pair.b));
   }
 
-  void finish_block(int64_t set, int64_t block) {
-    finish(set, range(block), sums_of(set, block));
-  }
+  void finish_block(int64_t set, int64_t block) { finish(set, range(block), sums_of(set, block)); }
 
  private:
   Range range(int64_t block) const { return part(context_.pixels, context_.blocks, block); }
