@@ -113,33 +113,69 @@ struct Expansion {
   }
 };
 
-// sums[k, c] += Σ_n weights[k, n] · map[c, n], sums at a pitch of round_up(channels, panel).
-// `packed`: [block, round_up(regions, panel)] words and a panel of [block] words.
-template <typename Word, typename T>
-void reduce(const float* weights, int64_t regions, const Matrix<T>& map, Word* packed,
-            float* sums) {
-  if constexpr (has_words<Word, T>) {
-    if (lies_in_rows<Word>(map, regions)) {
-      return reduce_rows(weights, regions, map, packed, sums);
+// Sums over the pixels of a map, [K, C] at a pitch of round_up(C, panel).
+template <typename Word>
+struct Reduction {
+  // Words and pixels that are multiplied at once: a few blocks, for sums to be read and written
+  // less often than each.
+  static constexpr int64_t depth = 2 * slice;
+  static constexpr int64_t together = depth * per_word<Word>;
+  static_assert(together % block == 0 && chunk % together == 0);
+
+  int64_t regions, pitch;
+  Word *packed, *piece;  // weights, [depth, pitch]; a panel of the map, [depth, panel]
+
+  Reduction(Scratch& scratch, int64_t regions)
+      : regions(regions),
+        pitch(round_up(regions, panel)),
+        packed(scratch.take<Word>(depth * pitch)),
+        piece(scratch.take<Word>(depth * panel)) {}
+
+  static int64_t bytes(int64_t regions) {
+    return depth * (round_up(regions, panel) + panel) * (int64_t)sizeof(Word);
+  }
+
+  // sums[k, c] += Σ_n weights[k, n] · map[c, n] for the pixels n = pixel..pixel+count. Blocks of an
+  // image come in order; sums are complete behind a chunk and behind the last pixel.
+  template <typename T>
+  void add(const float* weights, const Map& map, int64_t image, int64_t pixel, int64_t count,
+           float* sums) const {
+    if constexpr (has_words<Word, T>) {
+      const Matrix<T> rows = pixels_of<T>(map, image, pixel, count);
+      if (lies_in_rows<Word>(rows, regions)) {
+        return reduce_rows(weights, regions, rows, packed, sums);
+      }
+    }
+    const int64_t before = pixel % together, end = pixel + count;
+    pack(Matrix<float>{weights, count, regions, 1, block}, packed + before / per_word<Word> * pitch,
+         pitch);
+    if (end % together == 0 || end == map.pixels) {
+      multiply_all(pixels_of<T>(map, image, pixel - before, before + count), sums);
     }
   }
-  const int64_t pitch = round_up(regions, panel), depth = words<Word>(map.columns);
-  Word* const piece = packed + block * pitch;
-  pack(Matrix<float>{weights, map.columns, regions, 1, block}, packed, pitch);
-  for (int64_t c = 0; c < map.rows; c += panel) {
-    const int64_t width = map.rows - c < panel ? map.rows - c : panel;
-    const T* const from = map.data + c * map.stride_row;
-    const Matrix<T> part{from, map.columns, width, map.stride_column, map.stride_row, map.later};
-    pack(part, piece, panel);
-    const Operands<Word> in{packed, pitch, piece, panel, 0, depth};
-    multiply<Into::add>(in, regions, panel, sums + c, round_up(map.rows, panel));
-  }
-}
 
-// What `packed` has to hold in words for any of these.
+ private:
+  // The pixels whose weights are packed. The next panel is fetched along with each.
+  template <typename T>
+  void multiply_all(const Matrix<T>& map, float* sums) const {
+    for (int64_t c = 0; c < map.rows; c += panel) {
+      const int64_t width = map.rows - c < panel ? map.rows - c : panel;
+      const T* const from = map.data + c * map.stride_row;
+      const int64_t next = c + panel < map.rows ? panel : together * map.stride_column - c;
+      const int64_t later = map.stride_row == 1 ? next : map.later;
+      pack(Matrix<T>{from, map.columns, width, map.stride_column, map.stride_row, later}, piece,
+           panel);
+      const Operands<Word> in{packed, pitch, piece, panel, 0, words<Word>(map.columns)};
+      multiply<Into::add>(in, regions, panel, sums + c, round_up(map.rows, panel));
+    }
+  }
+};
+
+// What `packed` has to hold in words for `project` and `expand`, with room for [block,
+// round_up(regions, panel)].
 inline int64_t packed_words(int64_t regions) {
-  const int64_t expanded = block * (round_up(regions, panel) + panel);
-  return expanded > block * slice ? expanded : block * slice;
+  const int64_t pitch = round_up(regions, panel);
+  return block * (pitch > slice ? pitch : slice);
 }
 
 }  // namespace

@@ -123,6 +123,8 @@ class Backward {
         key_(scratch_, in_.key.pixels, in_.query.channels),
         value_(scratch_, in_.key.pixels, in_.value.channels),
         key_out_(scratch_, in_.key.pixels, in_.query.channels),
+        to_key_(scratch_, in_.key.pixels),
+        to_value_(scratch_, in_.key.pixels),
         weights_(scratch_.take<float>(in_.key.pixels * block)),
         grad_(scratch_.take<float>(in_.key.pixels * block)),
         packed_(scratch_.take<Word>(packed_words(in_.key.pixels))) {}
@@ -153,14 +155,12 @@ class Backward {
   void run_block(int64_t image, int64_t pixel, float* sum_key, float* sum_value) {
     const int64_t regions = in_.key.pixels, left = in_.query.pixels - pixel;
     const int64_t count = left < block ? left : block;
-    const Matrix<T> query = pixels_of<T>(in_.query, image, pixel, count);
-    const Matrix<T> grad_out = pixels_of<T>(in_.out, image, pixel, count);
-    key_.project(query, packed_, weights_);
+    key_.project(pixels_of<T>(in_.query, image, pixel, count), packed_, weights_);
     softmax(weights_, regions, in_.scale);
-    value_.project(grad_out, packed_, grad_);
-    reduce(weights_, regions, grad_out, packed_, sum_value);
+    value_.project(pixels_of<T>(in_.out, image, pixel, count), packed_, grad_);
+    to_value_.template add<T>(weights_, in_.out, image, pixel, count, sum_value);
     softmax_backward(weights_, grad_, regions, in_.scale);
-    reduce(grad_, regions, query, packed_, sum_key);
+    to_key_.template add<T>(grad_, in_.query, image, pixel, count, sum_key);
     key_out_.template expand<T>(grad_, packed_, call_.grad_query, image, pixel, count);
   }
 
@@ -169,7 +169,8 @@ class Backward {
     return Projection<Word>::bytes(regions, call.query.channels) +
            Projection<Word>::bytes(regions, call.value.channels) +
            Expansion<Word>::bytes(regions, call.query.channels) +
-           4 * (2 * regions * block + packed_words(regions)) + 6 * 64;
+           2 * Reduction<Word>::bytes(regions) + 4 * (2 * regions * block + packed_words(regions)) +
+           6 * 64;
   }
 
   const ObjectAttentionBackward& call_;
@@ -178,6 +179,7 @@ class Backward {
   Scratch scratch_;
   Projection<Word> key_, value_;
   Expansion<Word> key_out_;
+  Reduction<Word> to_key_, to_value_;
   float *weights_, *grad_;  // [K, block]
   Word* packed_;
 };

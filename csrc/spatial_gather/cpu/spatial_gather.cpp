@@ -58,11 +58,11 @@ class Forward {
       : call_(call),
         partial_(call),
         partials_(partials),
-        scratch_(4 * partial_.regions * (block + lanes) + 4 * packed_words(partial_.regions) +
+        scratch_(4 * partial_.regions * (block + lanes) + Reduction<Word>::bytes(partial_.regions) +
                  3 * 64),
         scores_(scratch_.take<float>(partial_.regions * block)),
         lanes_(scratch_.take<float>(partial_.regions * lanes)),
-        packed_(scratch_.take<Word>(packed_words(partial_.regions))) {}
+        sums_(scratch_, partial_.regions) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -117,8 +117,7 @@ class Forward {
         }
         store(lanes_ + k * lanes, load<vfloat>(lanes_ + k * lanes) + total);
       }
-      reduce(scores_, regions, pixels_of<T>(call_.features, image, pixel, count), packed_,
-             partial_.sums(partial));
+      sums_.template add<T>(scores_, call_.features, image, pixel, count, partial_.sums(partial));
     });
     for (int64_t k = 0; k < regions; ++k) {
       partial_.totals(partial)[k] = sum_of(load<vfloat>(lanes_ + k * lanes));
@@ -131,7 +130,7 @@ class Forward {
   Scratch scratch_;
   float* scores_;  // [K, block]
   float* lanes_;   // [K, lanes]: the greatest score, then the sum of weights, of each lane
-  Word* packed_;
+  Reduction<Word> sums_;
 };
 
 // Rows b * K + k of the result.
