@@ -156,7 +156,7 @@ class Forward {
   void finish_block(int64_t set, int64_t block) { finish(set, range(block), sums_of(set, block)); }
 
  private:
-  Range range(int64_t block) const { return part(context_.pixels, context_.blocks, block); }
+  Range range(int64_t block) const { return part(context_.pixels, context_.blocks, block, panel); }
 
   Sums sums_of(int64_t set, int64_t block) const {
     const int64_t row = set * context_.pixels + range(block).begin;
