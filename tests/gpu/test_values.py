@@ -49,7 +49,7 @@ def check(name, backend, shape, layout, dtype):
     if name.startswith("spatial_gather"):
         slack = test_spatial_gather.gradient_slack(grad, mine, exact)
     elif name.startswith(("self_attention", "interlaced_attention")):
-        slack = attention_cases.gradient_slack(grad, exact, call.tensors)
+        slack = attention_cases.gradient_slack(grad, mine, exact, call.tensors)
     check_budget(mine, call.run("reference"), exact, slack)
 
 
