@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Arrays for kernels: bfloat16 in NumPy, memory formats, outputs full of NaN, exact upsampling."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 FLOATING = ("float32", "bfloat16", "float16")
+# Puts a map somewhere in memory, side by side.
+place: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray
 _STORAGE = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}
 
 
@@ -46,8 +49,8 @@ def filled_with_nan(shape: tuple[int, ...], dtype: str, channels_last: bool = Fa
 def laid_out(array: np.ndarray, channels_last: bool) -> np.ndarray:
     """An array [B, C, H, W] in a memory format of its own, exactly as long as it has to be."""
     if not channels_last:
-        return np.ascontiguousarray(array)
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        return place(array)
+    return place(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def strides(array: np.ndarray, prefix: str = "stride") -> dict[str, int]:

@@ -34,13 +34,15 @@ WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 MODES = {
     "plain": ["-O1", "-ftrivial-auto-var-init=pattern"],
     "asan": ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "race": ["-O1", "-DEMULATOR_RACES"],
+    "race": ["-O1", "-DEMULATOR_WATCHED"],
+    "costs": ["-O2", "-g", "-DEMULATOR_WATCHED"],
 }
 # What takes a third of the compiler's time, read once for each mode.
 STANDARD_HEADERS = ("algorithm", "cmath", "cstring", "sstream", "stdexcept", "type_traits")
 # What costs a minute and seldom tells anything new.
 THOROUGH = os.environ.get("OPENSEG_THOROUGH_TESTS") == "1"
 WHY_NOT_THOROUGH = "one of many like it: OPENSEG_THOROUGH_TESTS=1 runs them all"
+WATCHERS = {"race": ["watch.cpp", "race.cpp"], "costs": ["watch.cpp", "costs.cpp"]}
 RUNTIME = [
     HERE / name for name in ("emulator.cpp", "tensor_cores.cpp", "launchers.cpp", "primitives.cu")
 ]
@@ -101,7 +103,7 @@ def _object(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Pat
     included = {h: t for h, t in headers.items() if f'/{h.name}"' in text}
     overlay = [f"-I{_overlay(included)}"] if included else []
     flags = [*COMMON, *MODES[mode]]
-    if mode == "race" and source.suffix == ".cu":
+    if mode in WATCHERS and source.suffix == ".cu":
         flags.append("-fsanitize=thread")
     if source.suffix == ".cu":
         flags += ["-include", str(_standard_headers(flags))]
@@ -133,8 +135,8 @@ def run(command: list[str]) -> str:
 
 def library(mode: str, changed: dict[Path, str] | None = None) -> Path:
     """The library of all kernels; `changed` has new texts of sources and of their headers."""
-    detector = [HERE / "race.cpp"] if mode == "race" else []
-    sources = [*RUNTIME, *detector, *kernel_sources()]
+    watchers = [HERE / name for name in WATCHERS.get(mode, [])]
+    sources = [*RUNTIME, *watchers, *kernel_sources()]
     changed = changed or {}
     texts = [changed.get(source) or source.read_text() for source in sources]
     headers = {file: text for file, text in changed.items() if file not in sources}

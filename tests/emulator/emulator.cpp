@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "race.h"
+#include "watch.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -258,6 +258,8 @@ void run_block(int64_t shared_bytes) {
 
 }  // namespace
 
+const Piece lost_piece = {{~0u, ~0u, ~0u, ~0u}};
+
 void collective(const char* name, int line, void* operand, void (*combine)(void* const*)) {
   Warp& warp = warps[current / 32];
   if (warp.arrived == 0) {
@@ -272,6 +274,7 @@ void collective(const char* name, int line, void* operand, void (*combine)(void*
     wait(name, line);
     return;
   }
+  count_collective(name);
   combine(warp.operands);
   warp.arrived = 0;
   wake(current / 32 * 32, current / 32 * 32 + 32);
@@ -300,7 +303,7 @@ void* shared_array(int64_t bytes) {
   std::memset(allocation, 0xff, alignment + bytes);
   ASAN_POISON_MEMORY_REGION(allocation, alignment);
   arrays[array_count++] = {allocation, bytes};
-  forget_shared(allocation + alignment, bytes);
+  new_shared_array(allocation + alignment, bytes);
   return allocation + alignment;
 }
 
@@ -321,8 +324,8 @@ bool take_arrived_copy(int groups, Copy* copy) {
   return true;
 }
 
-void run(dim3 grid, int block_threads, int64_t shared_bytes, void (*entry)(const void*),
-         const void* call) {
+void run(const void* kernel, dim3 grid, int block_threads, int64_t shared_bytes,
+         void (*entry)(const void*), const void* call) {
   OPENSEG_CHECK(block_threads > 0 && block_threads <= max_threads && block_threads % 32 == 0,
                 "emulator: a block of ", block_threads, " threads");
   OPENSEG_CHECK(grid.x < 1u << 31 && grid.y < 65536 && grid.z < 65536, "emulator: a grid of ",
@@ -330,7 +333,7 @@ void run(dim3 grid, int block_threads, int64_t shared_bytes, void (*entry)(const
   OPENSEG_CHECK(shared_bytes <= settings.shared_limit, "emulator: ", shared_bytes,
                 " bytes of shared memory, the architecture has ", settings.shared_limit);
   allocate_stacks();
-  forget_everything(stacks, max_threads * stack_bytes);
+  start_launch(kernel, stacks, max_threads * stack_bytes);
   error.clear();
   threads = block_threads;
   kernel_entry = entry;

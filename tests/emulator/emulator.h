@@ -2,7 +2,7 @@
 // The primitives of csrc/common/device.cuh on a CPU: a CUDA thread is a fiber, blocks run one after
 // the other, and what CUDA leaves undefined is an error or shows in the results.
 //
-// What is not modelled: speed, registers, banks, the rounding of tensor cores, and any order of
+// What is not modelled: time, registers, the rounding of tensor cores, and any order of
 // accesses other than by sync_block and sync_warp.
 #pragma once
 
@@ -36,12 +36,14 @@ namespace emulator {
 void collective(const char* name, int line, void* operand, void (*combine)(void* const* lanes));
 
 void* shared_array(int64_t bytes);
-void run(dim3 grid, int threads, int64_t shared_bytes, void (*entry)(const void*),
-         const void* call);
+void run(const void* kernel, dim3 grid, int threads, int64_t shared_bytes,
+         void (*entry)(const void*), const void* call);
 
 struct alignas(16) Piece {
   uint32_t words[4];
 };
+
+extern const Piece lost_piece;
 
 struct Copy {
   Piece* to;
@@ -179,7 +181,7 @@ inline void copy_async(void* to, const void* from, bool valid) {
   if (valid) {
     copy.piece = *static_cast<const emulator::Piece*>(from);
   }
-  *copy.to = {{~0u, ~0u, ~0u, ~0u}};
+  *copy.to = emulator::lost_piece;
   emulator::issue_copy(copy);
 }
 
@@ -222,13 +224,12 @@ void launch(void (*kernel)(Call), dim3 grid, int threads, int64_t shared_bytes, 
     void (*kernel)(Call);
     const Call& call;
   } packed{kernel, call};
-  emulator::run(
-      grid, threads, shared_bytes,
-      [](const void* pointer) {
-        const Packed& packed = *static_cast<const Packed*>(pointer);
-        packed.kernel(packed.call);
-      },
-      &packed);
+  emulator::run((const void*)kernel, grid, threads, shared_bytes,
+                [](const void* pointer) {
+                  const Packed& packed = *static_cast<const Packed*>(pointer);
+                  packed.kernel(packed.call);
+                },
+                &packed);
 }
 
 }  // namespace openseg

@@ -92,11 +92,7 @@ class Kernels:
 
     def _with_lines(self, message: str) -> str:
         """Addresses of code in a race report as file and line."""
-        base = next(
-            int(line.split("-")[0], 16)
-            for line in Path("/proc/self/maps").read_text().splitlines()
-            if line.endswith(self._path)
-        )
+        base = load_address(self._path)
 
         def located(match: re.Match) -> str:
             address = hex(int(match[0], 16) - base - 1)
@@ -104,6 +100,12 @@ class Kernels:
             return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
         return re.sub(r"0x[0-9a-f]+", located, message)
+
+
+def load_address(library: str) -> int:
+    """Where a library of this process starts."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return next(int(line.split("-")[0], 16) for line in lines if line.endswith(library))
 
 
 def _filled(kind: type[ctypes.Structure], fields: dict[str, Any]) -> ctypes.Structure:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Products of small integers, exact in every format, by copy_async, load_matrices and mma: the
 // first thing to run on a new GPU, for the layouts of all three are wrong together or right
-// together.
+// together. And accesses whose costs are known.
 #include <exception>
 #include <string>
 
@@ -85,7 +85,33 @@ void run(const Product& call) {
   launch(product_kernel<T>, 1, warp_size, 2 * size * depth * sizeof(T), nullptr, call);
 }
 
+struct Strides {
+  float* numbers;  // [warp_size * stride]
+  int stride;      // of lanes, in floats
+};
+
+// Each lane writes and reads a number of its own in shared memory, then adds it to one in memory.
+__global__ void __launch_bounds__(warp_size) strided_kernel(Strides call) {
+  SharedMemory shared;
+  float* const numbers = shared.take<float>(warp_size * call.stride);
+  const int at = lane_index() * call.stride;
+  numbers[at] = 1.0f;
+  sync_warp();
+  call.numbers[at] += numbers[at];
+}
+
 std::string message;
+
+template <typename Run>
+const char* message_of(const Run& run) {
+  try {
+    run();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
+  }
+}
 
 }  // namespace
 }  // namespace openseg
@@ -94,15 +120,19 @@ extern "C" const char* product(const void* a, const void* b, float* c, int valid
                                bool tf32) {
   using namespace openseg;
   const Product call{a, b, c, valid};
-  try {
+  return message_of([&] {
     if (tf32) {
       run<tfloat32>(call);
     } else {
       OPENSEG_DISPATCH_FLOATING((DType)dtype, run<scalar_t>(call))
     }
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-  return nullptr;
+  });
+}
+
+extern "C" const char* strided(float* numbers, int stride) {
+  using namespace openseg;
+  return message_of([&] {
+    launch(strided_kernel, 1, warp_size, warp_size * stride * sizeof(float), nullptr,
+           Strides{numbers, stride});
+  });
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
-// A race detector for kernels compiled with -fsanitize=thread and linked with this file in place of
-// libtsan: the compiler calls __tsan_read4(address) and its siblings before every access.
+// A race detector.
 //
 // For each byte, the last write and all reads since the last barrier fit into a cell of fixed size:
 // if two warps have read, then any write races with one of them; if one has, a mask of its lanes
 // tells.
-#include "race.h"
+#include "watch.h"
 
 #include <cstdio>
 #include <cstring>
@@ -153,7 +152,7 @@ void watch(const void* address, int64_t bytes, Access kind, const void* code) {
   }
 }
 
-void forget_everything(const void* stacks, int64_t stacks_bytes) {
+void start_launch(const void* /*kernel*/, const void* stacks, int64_t stacks_bytes) {
   if (pages == nullptr) {
     pages = new std::unordered_map<uintptr_t, Page>;
   }
@@ -165,7 +164,7 @@ void forget_everything(const void* stacks, int64_t stacks_bytes) {
   report[0] = 0;
 }
 
-void forget_shared(const void* address, int64_t bytes) {
+void new_shared_array(const void* address, int64_t bytes) {
   for (uintptr_t byte = (uintptr_t)address; byte < (uintptr_t)address + bytes; ++byte) {
     Cell& cell = cell_of(byte);
     std::memset(&cell, 0, sizeof cell);
@@ -173,42 +172,10 @@ void forget_shared(const void* address, int64_t bytes) {
   }
 }
 
+void count_collective(const char* /*name*/) {}
+
 const char* race_report() {
   return reports == 0 ? nullptr : report;
 }
 
 }  // namespace openseg::emulator
-
-#define WATCH_SIZE(size)                                              \
-  void __tsan_read##size(void* address) {                             \
-    watch(address, size, Access::read, __builtin_return_address(0));  \
-  }                                                                   \
-  void __tsan_write##size(void* address) {                            \
-    watch(address, size, Access::write, __builtin_return_address(0)); \
-  }                                                                   \
-  void __tsan_unaligned_read##size(void* address) {                   \
-    watch(address, size, Access::read, __builtin_return_address(0));  \
-  }                                                                   \
-  void __tsan_unaligned_write##size(void* address) {                  \
-    watch(address, size, Access::write, __builtin_return_address(0)); \
-  }
-
-extern "C" {
-using namespace openseg::emulator;
-WATCH_SIZE(1)
-WATCH_SIZE(2)
-WATCH_SIZE(4)
-WATCH_SIZE(8)
-WATCH_SIZE(16)
-void __tsan_read_range(void* address, size_t bytes) {
-  watch(address, (int64_t)bytes, Access::read, __builtin_return_address(0));
-}
-void __tsan_write_range(void* address, size_t bytes) {
-  watch(address, (int64_t)bytes, Access::write, __builtin_return_address(0));
-}
-void __tsan_vptr_update(void**, void*) {}
-void __tsan_vptr_read(void**) {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
-void __tsan_init() {}
-}

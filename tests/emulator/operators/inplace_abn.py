@@ -92,6 +92,14 @@ class Call:
 
     def backward(self, kernels, grad, kept, statistics, kept_input, known=None):
         """The gradient of x, the sums, and those that are found without it."""
+        grad_x, sums, call = self.whole_backward(kernels, grad, kept, statistics, kept_input, known)
+        sums_alone = np.full((2, self.channels), np.nan)
+        call |= {"sums": sums_alone, "known": None}
+        kernels.call("inplace_abn_backward_sums", "inplace_abn", InPlaceAbnBackward=call)
+        return arrays.decode(grad_x, self.dtype), sums, sums_alone
+
+    def whole_backward(self, kernels, grad, kept, statistics, kept_input, known=None):
+        """The gradient of x as it is stored, the sums, and the fields of the call."""
         grad_x = self.result()
         sums = np.full((2, self.channels), np.nan)
         grad, kept = self.stored(grad), self.stored(kept)
@@ -106,10 +114,7 @@ class Call:
             "sums": sums,
         }
         kernels.call("inplace_abn_backward", "inplace_abn", InPlaceAbnBackward=call)
-        sums_alone = np.full((2, self.channels), np.nan)
-        call |= {"sums": sums_alone, "known": None}
-        kernels.call("inplace_abn_backward_sums", "inplace_abn", InPlaceAbnBackward=call)
-        return arrays.decode(grad_x, self.dtype), sums, sums_alone
+        return grad_x, sums, call
 
 
 def overwrite(kernels):

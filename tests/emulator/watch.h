@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the race detector has to know of the schedule. Without EMULATOR_RACES nothing is watched.
+// What the race detector and the counter of costs have to know: the schedule, and every access. One
+// of race.cpp and costs.cpp has the functions; without EMULATOR_WATCHED nothing is watched.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +20,19 @@ struct Place {
 
 enum class Access { read, write, atomic };
 
-#if defined(EMULATOR_RACES)
+#if defined(EMULATOR_WATCHED)
 extern Place place;
 void watch(const void* address, int64_t bytes, Access kind, const void* code);
-void forget_everything(const void* stacks, int64_t stacks_bytes);  // at a launch
-void forget_shared(const void* address, int64_t bytes);            // a new shared array
-const char* race_report();                                         // null if there was none
+void start_launch(const void* kernel, const void* stacks, int64_t stacks_bytes);
+void new_shared_array(const void* address, int64_t bytes);
+void count_collective(const char* name);
+const char* race_report();  // null if there was none
 #else
 inline Place place;
 inline void watch(const void*, int64_t, Access, const void*) {}
-inline void forget_everything(const void*, int64_t) {}
-inline void forget_shared(const void*, int64_t) {}
+inline void start_launch(const void*, const void*, int64_t) {}
+inline void new_shared_array(const void*, int64_t) {}
+inline void count_collective(const char*) {}
 inline const char* race_report() {
   return nullptr;
 }

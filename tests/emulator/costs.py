@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: MIT
+"""What CUDA kernels move and multiply, counted on the emulator: no GPU, and no time, is involved.
+
+    python -m tests.emulator.costs [--dtype bfloat16] [--contiguous] [--lines 5] [OPERATOR …]
+
+The emulated GPU has two multiprocessors, and the maps have about as many pixels for each of them
+as 8 images of 97 x 97 have on the 132 of an H100. For every pass, in thousands of clocks of a
+multiprocessor, the least that each of these would take alone at the rates of an H100:
+
+    maps      what must be read and written once, at 13 bytes a clock
+    L2        what goes beyond the L1 cache, at 24 bytes a clock
+    shared    wavefronts of shared memory; those for bank conflicts, at the end, are among them
+    products  mma of 16 x 8 and 32 bytes of depth, one a clock
+
+Whatever else a kernel does, it takes as long as the greatest. `--lines` shows where most of the L2
+traffic, of the wavefronts and of the conflicts comes from.
+"""
+
+import argparse
+import ctypes
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tests.emulator import arrays, build
+from tests.emulator.attention import AttentionCall, Case
+from tests.emulator.kernels import Kernels, load_address
+from tests.emulator.operators import (
+    inplace_abn,
+    interlaced_attention,
+    object_attention,
+    self_attention,
+    spatial_gather,
+)
+
+MULTIPROCESSORS = 2
+SIDE = 34  # of the map
+BYTES_PER_CLOCK = {"maps": 13, "L2": 24}
+
+
+@dataclass
+class Line:
+    """What one line of the source costs, with the functions that it is inlined into."""
+
+    kernel: str
+    where: tuple[str, ...]  # function@file:line, from the inside out
+    access: str  # r, w or a (atomic), and the bytes of a lane
+    requests: int  # of warps
+    wavefronts: int
+    least_wavefronts: int
+    l2_bytes: int
+
+    @property
+    def conflicts(self) -> int:
+        return self.wavefronts - self.least_wavefronts
+
+
+@dataclass
+class Costs:
+    products: int
+    lines: list[Line] = field(default_factory=list)
+
+    def add(self, new: Line) -> None:
+        """Adds up what loops that were unrolled have made of one line."""
+        for line in self.lines:
+            if (line.kernel, line.where, line.access) == (new.kernel, new.where, new.access):
+                line.requests += new.requests
+                line.wavefronts += new.wavefronts
+                line.least_wavefronts += new.least_wavefronts
+                line.l2_bytes += new.l2_bytes
+                return
+        self.lines.append(new)
+
+    def total(self, what: str) -> int:
+        return sum(getattr(line, what) for line in self.lines)
+
+
+class Counter:
+    """The library of the emulator that counts."""
+
+    def __init__(self, architecture: str = "9.0") -> None:
+        self._path = str(build.library("costs"))
+        self.kernels = Kernels(self._path, architecture=architecture)
+        self._report = ctypes.CDLL(self._path).emulator_costs
+        self._report.restype = ctypes.c_char_p
+
+    def count(self, run: Callable[[Kernels], Any]) -> Costs:
+        self._report()  # what was counted before
+        run(self.kernels)
+        products, *rows = (row.split() for row in self._report().decode().splitlines())
+        costs = Costs(int(products[1]))
+        # What a call returns to comes after it.
+        places = [(int(row[0], 16), int(row[1], 16) - 1) for row in rows]
+        frames = self._frames(sorted({address for place in places for address in place}))
+        for (kernel, code), (access, *counts) in zip(
+            places, (row[2:] for row in rows), strict=True
+        ):
+            where = frames[code]
+            # Copies are counted where they are issued, and arguments are not in global memory.
+            if not where[0].startswith(("wait_for_copies@emulator.h", "launch@emulator.h")):
+                name = frames[kernel][-1].split("@")[0]
+                requests, wavefronts, least, sectors = map(int, counts)
+                line = Line(name, where, access, requests, wavefronts, least, 32 * sectors)
+                costs.add(line)
+        return costs
+
+    def _frames(self, addresses: list[int]) -> dict[int, tuple[str, ...]]:
+        """The functions that an address is in, from the inside out."""
+        base = load_address(self._path)
+        text = "\n".join(hex(address - base) for address in addresses)
+        command = ["addr2line", "-aifsC", "-e", self._path]
+        output = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+        found: list[list[str]] = []
+        lines = iter(output.stdout.splitlines())
+        for line in lines:
+            if line.startswith("0x"):
+                found.append([])
+            else:
+                function = re.sub(r"\(anonymous namespace\)|<.*|\(.*", "", line).split("::")[-1]
+                place = next(lines).split(" ")[0]
+                found[-1].append(f"{function.split()[-1]}@{place}")
+        return {address: tuple(frame) for address, frame in zip(addresses, found, strict=True)}
+
+
+@dataclass
+class Pass:
+    """One call of an operator, and the bytes that it must read and write."""
+
+    name: str
+    run: Callable[[Kernels], Any]
+    bytes: int
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy where torch would put it: at the start of a line of the cache."""
+    line = 128
+    memory = np.empty(array.nbytes + line, np.uint8)
+    start = -memory.ctypes.data % line
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
+def size_of(kind: str) -> int:
+    return 2 if kind.endswith("16") else 4
+
+
+def object_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    random = np.random.default_rng(0)
+    pixels, channels = SIDE**2, 256
+    for regions in (19, 150):
+        shapes = [(1, channels, count) for count in (pixels, regions, regions, pixels)]
+        maps = [random.normal(size=shape) for shape in shapes]
+        call = object_attention.Attention(*maps, kind, channels_last)
+        map_bytes = size_of(kind) * channels * pixels
+        yield Pass(f"K = {regions}, forward", call.forward, 2 * map_bytes)
+        yield Pass(f"K = {regions}, backward", call.backward, 3 * map_bytes)
+
+
+def gather_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    random = np.random.default_rng(0)
+    pixels, channels = SIDE**2, 512
+    dtype = "float32" if kind == "tfloat32" else kind
+    for regions in (19, 150):
+        features, logits = (random.normal(size=(1, c, pixels)) for c in (channels, regions))
+        call = spatial_gather.Gather(features, logits, kind, channels_last, dtype, channels_last)
+        grad = arrays.as_map(random.normal(size=(1, channels, regions)), dtype, True)
+        map_bytes = size_of(kind) * (channels + regions) * pixels
+        yield Pass(f"K = {regions}, forward", call.forward, map_bytes)
+        yield Pass(
+            f"K = {regions}, backward",
+            lambda kernels, call=call, grad=grad: call.backward(kernels, grad),
+            2 * map_bytes,
+        )
+
+
+def attention_passes(name: str, case: Case) -> Iterator[Pass]:
+    call = AttentionCall(case)
+    d, dv, own_key = case.channels, case.value_channels, not case.shared
+    pixel = size_of(case.kind) * case.sets.pixels.size
+    yield Pass(f"{name}, forward", call.forward, pixel * (d + own_key * d + 2 * dv))
+    yield Pass(f"{name}, backward", call.backward, pixel * (2 * d + 2 * own_key * d + 3 * dv))
+
+
+def self_attention_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    sets = self_attention.whole_image(20, 32)  # fewer pixels: their squares count
+    for shared in (True, False):
+        name = "key is query" if shared else "own key"
+        case = Case(1, 256, 256, sets, kind.replace("tfloat", "tf"), channels_last, shared=shared)
+        yield from attention_passes(name, case)
+
+
+def interlaced_attention_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    sets = {
+        "sets of 169": interlaced_attention.long_sets(26, 39, 2, 3),
+        "sets of 64": interlaced_attention.short_sets(32, 32, 8, 8),
+    }
+    for name, some in sets.items():
+        case = Case(1, 256, 512, some, kind.replace("tfloat", "tf"), channels_last)
+        yield from attention_passes(name, case)
+
+
+def abn_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    shape = (8, 8, 97, 97) if not channels_last else (1, 512, SIDE, SIDE)
+    x = np.random.default_rng(0).normal(size=shape)
+    dtype = "float32" if kind == "tfloat32" else kind
+    call = inplace_abn.Call(x, dtype, channels_last, "leaky_relu", 0.01)
+    map_bytes = size_of(kind) * x.size
+    statistics = np.stack([np.zeros(shape[1]), np.ones(shape[1]), np.full(shape[1], x.size)])
+    yield Pass("leaky ReLU, forward", lambda kernels: call.forward(kernels, None), 2 * map_bytes)
+    yield Pass(
+        "leaky ReLU, backward",
+        lambda kernels: call.whole_backward(kernels, x, x, statistics, False),
+        3 * map_bytes,
+    )
+
+
+PASSES: dict[str, Callable[[str, bool], Iterator[Pass]]] = {
+    "object_attention": object_passes,
+    "spatial_gather": gather_passes,
+    "self_attention": self_attention_passes,
+    "interlaced_attention": interlaced_attention_passes,
+    "inplace_abn": abn_passes,
+}
+
+
+def bounds(what: Pass, costs: Costs) -> dict[str, float]:
+    """Clocks of a multiprocessor."""
+    totals = {
+        "maps": what.bytes / BYTES_PER_CLOCK["maps"],
+        "L2": costs.total("l2_bytes") / BYTES_PER_CLOCK["L2"],
+        "shared": costs.total("wavefronts"),
+        "products": costs.products,
+        "conflicts": costs.total("conflicts"),
+    }
+    return {name: total / MULTIPROCESSORS for name, total in totals.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("operators", nargs="*", metavar="OPERATOR", help=", ".join(PASSES))
+    parser.add_argument("--dtype", default="bfloat16", choices=[*arrays.FLOATING, "tfloat32"])
+    parser.add_argument("--contiguous", action="store_true")
+    parser.add_argument("--lines", type=int, default=0, help="of the source, those that cost most")
+    options = parser.parse_args()
+    if unknown := set(options.operators) - PASSES.keys():
+        parser.error(f"no operator {', '.join(sorted(unknown))}: there are {', '.join(PASSES)}")
+    arrays.place = aligned
+    counter = Counter()
+    for operator in options.operators or PASSES:
+        for what in PASSES[operator](options.dtype, not options.contiguous):
+            costs = counter.count(what.run)
+            columns = (
+                f"{name} {clocks / 1000:7.1f}" for name, clocks in bounds(what, costs).items()
+            )
+            print(f"{operator:20} {what.name:22}", *columns, sep="  ")
+            for measure in ("l2_bytes", "wavefronts", "conflicts"):
+                lines = sorted(costs.lines, key=lambda line: -getattr(line, measure))
+                for line in lines[: options.lines]:
+                    if cost := getattr(line, measure):
+                        print(f"    {measure:10} {cost:9} {line.access:3}", *line.where[:4])
+
+
+if __name__ == "__main__":
+    main()
