@@ -11,6 +11,13 @@
 
 namespace openseg {
 
+// threadIdx.x, read anew each time: what is computed from it takes no registers between its uses.
+__device__ inline int thread_anew() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 __device__ inline void sync_block() {
   __syncthreads();
 }

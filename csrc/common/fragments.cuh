@@ -68,11 +68,20 @@ __device__ void load_right_transposed(uint32_t (&b)[2][2], const T* tile, int st
   b[1][1] = matrices[3];
 }
 
+// A right factor of 8 columns, of 32-bit numbers: step_depth rows of the tile.
+template <typename T>
+__device__ void load_right_alone(uint32_t (&b)[2], const T* tile, int stride) {
+  const int lane = lane_index();
+  const T* const row = tile + lane % 4 * stride + lane / 4;
+  b[0] = bits_of(to_float(row[0]));
+  b[1] = bits_of(to_float(row[4 * stride]));
+}
+
 // Two right factors of 8 columns, side by side: step_depth rows of the tile.
 template <typename T>
 __device__ void load_right(uint32_t (&b)[2][2], const T* tile, int stride) {
-  const int lane = lane_index();
   if constexpr (sizeof(T) == 2) {
+    const int lane = lane_index();
     uint32_t matrices[4];
     load_matrices<true>(matrices, tile + lane % 16 * stride + lane / 16 * 8);
     b[0][0] = matrices[0];
@@ -80,11 +89,8 @@ __device__ void load_right(uint32_t (&b)[2][2], const T* tile, int stride) {
     b[1][0] = matrices[2];
     b[1][1] = matrices[3];
   } else {
-    const T* const row = tile + lane % 4 * stride + lane / 4;
-    for (int half = 0; half < 2; ++half) {
-      b[half][0] = bits_of(to_float(row[8 * half]));
-      b[half][1] = bits_of(to_float(row[4 * stride + 8 * half]));
-    }
+    load_right_alone(b[0], tile, stride);
+    load_right_alone(b[1], tile + 8, stride);
   }
 }
 

@@ -75,6 +75,10 @@ Operand& operand_of(void* const* lanes, int lane) {
 
 }  // namespace emulator
 
+inline int thread_anew() {
+  return (int)threadIdx.x;
+}
+
 void sync_block(int line = __builtin_LINE());
 void sync_warp(int line = __builtin_LINE());
 

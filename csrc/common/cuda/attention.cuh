@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 // What the passes of attention share. A block owns some pixels of one set and meets all pixels of
-// the set, 64 at a time. What it needs of maps comes through a ring of small pieces in
-// shared memory, in the order of use, while earlier pieces are being multiplied:
+// the set, a tile of 64 at a time. Maps come in pieces, 128 bytes of channels of the 64 pixels,
+// through a ring in shared memory, in the order of use, while earlier pieces are being multiplied:
 //
-// * for products over channels, 128 bytes of channels of the 64 pixels, and of the own pixels too
-//   unless the block keeps those from the start;
-// * for products over pixels, all channels of as many pixels as one product has depth.
+// * for products over channels, with a piece of the own pixels: kept from the start where there is
+//   room, else beside that of the tile;
+// * for products over pixels, each of which gives the same channels of the sums. A map that the
+//   tile has met in a product over channels is kept until then where there is room.
 //
 // Pieces have the channels of a pixel side by side whatever the map has, and zeros beyond its
 // pixels and channels. So nothing else depends on the layout of maps or on sets.
@@ -14,6 +15,7 @@
 #include "common/attention.h"
 #include "common/check.h"
 #include "common/fragments.cuh"
+#include "common/map_tile.cuh"
 
 namespace openseg {
 
@@ -27,300 +29,488 @@ struct Source {
   bool in_vectors;  // all pixels have their channels in aligned vectors of 16 bytes
 };
 
+constexpr int not_kept = -1;
+
 // One product of every tile.
 struct Phase {
   Source streamed;
   Source own;  // the other factor of a product over channels
   bool over_channels;
   int pieces;  // of each tile; 0: no such product
+  // Where in pieces the first is, among those of own pixels and those of a tile that are kept.
+  int own_at = not_kept;
+  int tile_at = not_kept;
 };
 
 struct Program {
   Phase phases[max_phases];
   PixelSets sets;
-  int tiles;       // of a set
-  int row_blocks;  // of a set
-  bool keeps_own;
+  int tiles;        // of a set
+  int row_blocks;   // of a set
+  int own_pieces;   // that are kept
+  int tile_pieces;  // of a tile that are kept
+
+  __host__ __device__ bool keeps_own() const { return own_pieces > 0; }
 };
 
-// How a block of own_rows pixels and products of up to `width` channels lie in shared memory.
-template <typename T, int own_rows, int width>
+// How a block of own_rows pixels, with `sum_maps` sums of up to `width` channels for each, shares
+// the work and the shared memory. The rows are divided among row_warps warps, and each of these
+// parts' columns among the others.
+template <typename T, int own_rows, int width, int row_warps_, int sum_maps>
 struct Shape {
   using Number = T;
   static constexpr int rows = own_rows;
-  static constexpr int row_warps = rows / 16;
+  static constexpr int row_warps = row_warps_;
+  static constexpr int row_tiles = rows / row_warps / 16;  // of a warp, 16 rows each
   static constexpr int column_warps = attention_threads / warp_size / row_warps;
-  // Columns of a warp's share of a product, in tiles of 8.
-  static constexpr int score_tiles = tile_pixels / 8 / column_warps;
-  static constexpr int out_tiles = width / 8 / column_warps;
-
-  static constexpr int out_width = width;
+  // That the registers of a multiprocessor suffice for.
+  static constexpr int blocks = rows * width * sum_maps <= 64 * 256 ? 2 : 1;
   static constexpr int chunk = 128 / sizeof(T);  // channels of a piece
-  static constexpr int chunk_stride = chunk + 16 / sizeof(T);
-  static constexpr int out_stride = width + 8;
-  static constexpr int weights_stride = tile_pixels + 16 / sizeof(T);
+  static constexpr int chunks = width / chunk;
+  // Columns of a warp's share of scores and of the channels of a piece, in tiles of 8.
+  static constexpr int score_tiles = tile_pixels / 8 / column_warps;
+  static constexpr int value_tiles = chunk / 8 / column_warps;
 
+  static constexpr int chunk_stride = chunk + 16 / sizeof(T);
+  static constexpr int weights_stride = tile_pixels + 16 / sizeof(T);
   static constexpr int own_piece = rows * chunk_stride;
   static constexpr int streamed_piece = tile_pixels * chunk_stride;
-  static constexpr int out_piece = step_depth<T> * out_stride;
 
   __host__ __device__ static constexpr int slot(bool keeps_own) {
-    const int over_channels = streamed_piece + (keeps_own ? 0 : own_piece);
-    return over_channels > out_piece ? over_channels : out_piece;
+    return streamed_piece + (keeps_own ? 0 : own_piece);
   }
 };
 
 // The part of a warp in the products of its block, and where a lane's numbers lie in them: number e
-// of tile i is in row row(e) and column `tiles` * 8 * column_warp + column(i, e).
+// of row tile r and column tile i is in row row(r, e) and column score_column(i, e).
 template <typename Shape>
 struct WarpShare {
+  using T = typename Shape::Number;
+  using Scores = float[Shape::row_tiles][Shape::score_tiles][4];
+  using Sums = float[Shape::row_tiles][Shape::value_tiles][4];  // the channels of one piece
+
   int row_warp = warp_index() % Shape::row_warps;
   int column_warp = warp_index() / Shape::row_warps;
 
-  __device__ int row(int e) const { return row_warp * 16 + lane_index() / 4 + e / 2 * 8; }
+  __device__ int row(int row_tile, int e) const {
+    return (row_warp * Shape::row_tiles + row_tile) * 16 + lane_index() / 4 + e / 2 * 8;
+  }
   __device__ int score_column(int tile, int e = 0) const {
     return (column_warp * Shape::score_tiles + tile) * 8 + lane_index() % 4 * 2 + e % 2;
   }
-  __device__ int out_column(int tile) const {
-    return (column_warp * Shape::out_tiles + tile) * 8 + lane_index() % 4 * 2;
+  __device__ int value_column(int tile) const {
+    return (column_warp * Shape::value_tiles + tile) * 8 + lane_index() % 4 * 2;
   }
 
   // scores += own streamedT, over the channels of one piece.
-  __device__ void add_scores(float (&scores)[Shape::score_tiles][4],
-                             const typename Shape::Number* own,
-                             const typename Shape::Number* streamed) const {
-    using T = typename Shape::Number;
-    own += row_warp * 16 * Shape::chunk_stride;
+  __device__ void add_scores(Scores& scores, const T* own, const T* streamed) const {
+    own += row(0, 0) / 16 * 16 * Shape::chunk_stride;
     streamed += column_warp * Shape::score_tiles * 8 * Shape::chunk_stride;
 #pragma unroll
     for (int channel = 0; channel < Shape::chunk; channel += step_depth<T>) {
-      uint32_t left[4];
-      load_left(left, own + channel, Shape::chunk_stride);
+      uint32_t left[Shape::row_tiles][4];
+#pragma unroll
+      for (int r = 0; r < Shape::row_tiles; ++r) {
+        load_left(left[r], own + r * 16 * Shape::chunk_stride + channel, Shape::chunk_stride);
+      }
 #pragma unroll
       for (int tile = 0; tile < Shape::score_tiles; tile += 2) {
         uint32_t right[2][2];
         load_right_transposed(right, streamed + tile * 8 * Shape::chunk_stride + channel,
                               Shape::chunk_stride);
-        multiply<T>(scores[tile], left, right[0]);
-        multiply<T>(scores[tile + 1], left, right[1]);
+#pragma unroll
+        for (int r = 0; r < Shape::row_tiles; ++r) {
+          multiply<T>(scores[r][tile], left[r], right[0]);
+          multiply<T>(scores[r][tile + 1], left[r], right[1]);
+        }
       }
     }
   }
 
-  __device__ void store_scores(typename Shape::Number* to,
-                               const float (&scores)[Shape::score_tiles][4]) const {
+  __device__ void store_scores(T* to, const Scores& scores) const {
 #pragma unroll
-    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+    for (int r = 0; r < Shape::row_tiles; ++r) {
 #pragma unroll
-      for (int e = 0; e < 4; e += 2) {
-        store_pair(&to[row(e) * Shape::weights_stride + score_column(tile)], scores[tile][e],
-                   scores[tile][e + 1]);
+      for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+          store_pair(&to[row(r, e) * Shape::weights_stride + score_column(tile)],
+                     scores[r][tile][e], scores[r][tile][e + 1]);
+        }
       }
-    }
-  }
-
-  // out += weights values, over the pixels of one piece.
-  __device__ void add_values(float (&out)[Shape::out_tiles][4],
-                             const typename Shape::Number* weights,
-                             const typename Shape::Number* values) const {
-    using T = typename Shape::Number;
-    uint32_t left[4];
-    load_left(left, weights + row_warp * 16 * Shape::weights_stride, Shape::weights_stride);
-#pragma unroll
-    for (int tile = 0; tile < Shape::out_tiles; tile += 2) {
-      uint32_t right[2][2];
-      load_right(right, values + (column_warp * Shape::out_tiles + tile) * 8, Shape::out_stride);
-      multiply<T>(out[tile], left, right[0]);
-      multiply<T>(out[tile + 1], left, right[1]);
     }
   }
 };
 
-// The pixels that a block owns, and their set.
-struct Place {
-  int64_t image;
-  int64_t set;  // of all images
-  int first;    // pixel of the set
-  int length;   // of the set
-  int origin, columns, line, column;
+// The left factor of products over the pixels of a tile: the rows of a warp, 64 columns. In
+// registers as far as those suffice, for it meets all pieces.
+template <typename Shape>
+class Weights {
+ public:
+  using T = typename Shape::Number;
+  static constexpr int steps = tile_pixels / step_depth<T>;
 
-  __device__ Place(const Program& program, int rows)
-      : set(blockIdx.x / program.row_blocks),
-        first(blockIdx.x % program.row_blocks * rows),
-        columns((int)program.sets.columns),
-        line((int)program.sets.stride_line),
-        column((int)program.sets.stride_column) {
+  __device__ void start(const T* weights, const WarpShare<Shape>& share) {
+    rows_ = weights + share.row_warp * Shape::row_tiles * 16 * Shape::weights_stride;
+#pragma unroll
+    for (int step = 0; step < held; ++step) {
+      load(step, step);
+    }
+  }
+
+  // sums += weights values, for the channels of one piece.
+  __device__ void multiply_piece(typename WarpShare<Shape>::Sums& sums, const T* values,
+                                 const WarpShare<Shape>& share) {
+    values += share.column_warp * Shape::value_tiles * 8;
+#pragma unroll
+    for (int step = 0; step < steps; ++step) {
+      const int at = step < held ? step : held;
+      if (at == held) {
+        load(at, step);
+      }
+      const uint32_t (&left)[Shape::row_tiles][4] = factors_[at];
+#pragma unroll
+      for (int tile = 0; tile < Shape::value_tiles; tile += together) {
+        const T* const rows = values + step * step_depth<T> * Shape::chunk_stride + 8 * tile;
+        uint32_t right[together][2];
+        if constexpr (together == 2) {
+          load_right(right, rows, Shape::chunk_stride);
+        } else {
+          load_right_alone(right[0], rows, Shape::chunk_stride);
+        }
+#pragma unroll
+        for (int r = 0; r < Shape::row_tiles; ++r) {
+#pragma unroll
+          for (int i = 0; i < together; ++i) {
+            multiply<T>(sums[r][tile + i], left[r], right[i]);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int held = sizeof(T) == 4 ? 0 : Shape::blocks == 1 ? steps : steps / 2;
+  static constexpr int together = Shape::value_tiles == 1 ? 1 : 2;  // column tiles
+
+  __device__ void load(int at, int step) {
+#pragma unroll
+    for (int r = 0; r < Shape::row_tiles; ++r) {
+      load_left(factors_[at][r], rows_ + r * 16 * Shape::weights_stride + step * step_depth<T>,
+                Shape::weights_stride);
+    }
+  }
+
+  uint32_t factors_[held == steps ? held : held + 1][Shape::row_tiles][4];
+  const T* rows_;
+};
+
+// The `rows` pixels that a block owns, and their set.
+template <int rows>
+class Place {
+ public:
+  int image;
+  int set;  // of all images
+
+  __device__ explicit Place(const Program& program)
+      : set((int)blockIdx.x / program.row_blocks), program_(program) {
     const PixelSets& sets = program.sets;
     const int across = (int)sets.across;
     const int down = (int)sets.down;
-    length = columns * (int)sets.lines;
-    origin = (int)set / across % down * (int)sets.stride_down +
-             (int)set % across * (int)sets.stride_across;
-    image = (int)set / (across * down);
+    origin_ = set / across % down * (int)sets.stride_down + set % across * (int)sets.stride_across;
+    image = set / (across * down);
   }
 
-  // Where pixel n of the set lies in the map.
-  __device__ int64_t pixel(int n) const {
+  // Pixels of the set.
+  __device__ int length() const { return (int)(program_.sets.columns * program_.sets.lines); }
+
+  // Which pixel of the set is in a row.
+  __device__ int own(int row) const { return (int)blockIdx.x % program_.row_blocks * rows + row; }
+
+  // Where pixel n of the set lies in the map, -1 beyond the last.
+  __device__ int pixel(int n) const {
+    const PixelSets& sets = program_.sets;
+    const int columns = (int)sets.columns;
     const int lines = n < columns ? 0 : n / columns;
-    return origin + lines * line + (n - lines * columns) * column;
+    const int column = n - lines * columns;
+    const int there = origin_ + lines * (int)sets.stride_line + column * (int)sets.stride_column;
+    return n < length() ? there : -1;
   }
+
+  __device__ auto own_pixels() const {
+    return [this](int row) { return pixel(own(row)); };
+  }
+
+  // The number of pixel n among those of all sets.
+  __device__ int64_t number(int n) const { return (int64_t)set * length() + n; }
+
+ private:
+  const Program& program_;
+  int origin_;
 };
 
-// Pixels `first` … of the set and channels `first_channel` … of a map.
-template <typename T, int pixels, int channels, int stride>
-__device__ void copy_piece(T* to, const Source& source, const Place& place, int first,
-                           int first_channel) {
+// What a thread does for a piece: for rows of pixels of a map that rows(i) names, negative ones for
+// none, and channels from `first_channel` on, it calls
+//   vector(row, column, elements of the map, whether they are there) for 16 bytes, or
+//   number(row, column, element, whether it is there)
+// with addresses that are within the map in any case.
+template <typename T, int pixels, int channels, typename Rows, typename Vector, typename Number>
+__device__ void for_piece(const Source& source, int image, Rows rows, int first_channel,
+                          Vector vector, Number number) {
   const Map& map = source.map;
-  const T* const from = static_cast<const T*>(map.data) + place.image * map.stride_batch;
+  const int thread = thread_anew();
+  T* const start = static_cast<T*>(map.data) + image * map.stride_batch;
+  const int left = (int)map.channels - first_channel;
+  const int stride_pixel = (int)map.stride_pixel;
   if (source.in_vectors) {
-    constexpr int vector = 16 / sizeof(T);
-    constexpr int vectors = channels / vector;
+    constexpr int size = 16 / sizeof(T);
+    constexpr int vectors = channels / size;
+    constexpr int rows_at_once = attention_threads / vectors;
+    static_assert(pixels % rows_at_once == 0);
+    const int column = thread % vectors * size;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < pixels * vectors; i += attention_threads) {
-      const int n = first + i / vectors;
-      const int channel = first_channel + i % vectors * vector;
-      const bool valid = n < place.length && channel < map.channels;
-      const int64_t offset = valid ? place.pixel(n) * map.stride_pixel + channel : 0;
-      copy_async(&to[i / vectors * stride + i % vectors * vector], from + offset, valid);
+    for (int i = 0; i < pixels / rows_at_once; ++i) {
+      const int row = i * rows_at_once + thread / vectors;
+      const int pixel = rows(row);
+      const bool there = pixel >= 0 && column < left;
+      const int64_t offset = (int64_t)pixel * stride_pixel + first_channel + column;
+      vector(row, column, start + (there ? offset : 0), there);
     }
     return;
   }
   const bool along_channels = map.stride_channel == 1;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < pixels * channels; i += attention_threads) {
+  for (int i = thread; i < pixels * channels; i += attention_threads) {
     const int row = along_channels ? i / channels : i % pixels;
     const int column = along_channels ? i % channels : i / pixels;
-    const int n = first + row;
-    const int channel = first_channel + column;
-    T value{};
-    if (n < place.length && channel < map.channels) {
-      value = from[place.pixel(n) * map.stride_pixel + channel * map.stride_channel];
-    }
-    to[row * stride + column] = value;
+    const int pixel = rows(row);
+    const bool there = pixel >= 0 && column < left;
+    const int64_t offset =
+        (int64_t)pixel * stride_pixel + (first_channel + column) * map.stride_channel;
+    number(row, column, start + (there ? offset : 0), there);
   }
 }
 
-// The pieces of a block, in the order of tiles, phases and pieces.
+// Fills a piece, with zeros where the map has nothing.
+template <typename T, int pixels, int channels, int stride, typename Rows>
+__device__ void copy_piece(T* to, const Source& source, int image, Rows rows, int first_channel) {
+  for_piece<T, pixels, channels>(
+      source, image, rows, first_channel,
+      [to](int row, int column, const T* from, bool there) {
+        copy_async(&to[row * stride + column], from, there);
+      },
+      [to](int row, int column, const T* from, bool there) {
+        to[row * stride + column] = there ? *from : T{};
+      });
+}
+
+template <typename T, int pixels, int channels, int stride, typename Rows>
+__device__ void write_piece(const T* from, const Source& source, int image, Rows rows,
+                            int first_channel) {
+  for_piece<T, pixels, channels>(
+      source, image, rows, first_channel,
+      [from](int row, int column, T* to, bool there) {
+        if (there) {
+          using Piece = MapPiece<T>;
+          *reinterpret_cast<Piece*>(to) =
+              *reinterpret_cast<const Piece*>(&from[row * stride + column]);
+        }
+      },
+      [from](int row, int column, T* to, bool there) {
+        if (there) {
+          *to = from[row * stride + column];
+        }
+      });
+}
+
+// A piece of a tile, in the order of tiles, phases and pieces.
+struct Cursor {
+  int tile = 0, phase = 0, piece = -1;
+
+  __device__ explicit Cursor(const Program& program) { advance(program); }
+
+  __device__ void advance(const Program& program) {
+    ++piece;
+    while (piece >= program.phases[phase].pieces) {
+      piece = 0;
+      phase = (phase + 1) % max_phases;
+      tile += phase == 0;
+    }
+  }
+};
+
+// What has always the same size comes first: those addresses take no registers.
+template <typename Shape>
+struct StreamMemory {
+  using T = typename Shape::Number;
+  int* pixels;  // of two tiles and, where they are not kept, the own ones: as Place::pixel has them
+  T* ring;      // has room for a piece of own pixels, when all others have been used
+  T* tile;      // the pieces of a tile that are kept
+  T* own;       // those of own pixels
+
+  __host__ __device__ StreamMemory(SharedMemory& shared, const Program& program)
+      : pixels(shared.take<int>(2 * tile_pixels + (program.keeps_own() ? 0 : Shape::rows))),
+        ring(shared.take<T>(ring_stages * Shape::slot(program.keeps_own()))),
+        tile(shared.take<T>(program.tile_pieces * Shape::streamed_piece)),
+        own(shared.take<T>(program.own_pieces * Shape::own_piece)) {}
+};
+
+// The pieces of a block, each of which is on its way ring_stages - 1 pieces before its use.
 template <typename Shape>
 class Stream {
  public:
   using T = typename Shape::Number;
 
-  __device__ Stream(const Program& program, const Place& place, T* kept, T* ring)
-      : program_(program), place_(place), kept_(kept), ring_(ring) {
-    for (int phase = 0; program.keeps_own && phase < max_phases; ++phase) {
-      const Phase& product = program.phases[phase];
-      for (int piece = 0; product.over_channels && piece < product.pieces; ++piece) {
-        copy_own(kept, product, piece);
-        kept += Shape::own_piece;
+  __device__ Stream(const Program& program, const Place<Shape::rows>& place,
+                    const StreamMemory<Shape>& memory)
+      : program_(program), place_(place), memory_(memory), loaded_(program) {
+    for (int i = 0; program.keeps_own() && i < max_phases; ++i) {
+      const Phase& phase = program.phases[i];
+      for (int piece = 0; phase.over_channels && piece < phase.pieces; ++piece) {
+        copy_piece<T, Shape::rows, Shape::chunk, Shape::chunk_stride>(
+            memory.own + (phase.own_at + piece) * Shape::own_piece, phase.own, place.image,
+            place.own_pixels(), piece * Shape::chunk);
       }
     }
+    if (!program.keeps_own() && threadIdx.x < Shape::rows) {
+      own_pixels()[threadIdx.x] = place.pixel(place.own((int)threadIdx.x));
+    }
+    find_pixels(0);
+    sync_block();
     for (int stage = 0; stage < ring_stages - 1; ++stage) {
-      load(ring_ + stage * Shape::slot(program.keeps_own));
+      load(stage);
     }
   }
 
-  // The next piece. That of the call before may be overwritten; what threads wrote to shared memory
-  // before the call is there for all.
-  __device__ const T* next() {
-    const int slot = Shape::slot(program_.keeps_own);
+  // The next piece, which is this one of a phase. That of the call before may be overwritten; what
+  // threads wrote to shared memory before the call is there for all.
+  __device__ const T* next(int phase, int piece) {
     wait_for_copies<ring_stages - 2>();
     sync_block();
-    load(ring_ + (stage_ + ring_stages - 1) % ring_stages * slot);
-    const T* const piece = ring_ + stage_ * slot;
+    load((stage_ + ring_stages - 1) % ring_stages);
+    const T* const next = where(program_.phases[phase], piece, stage_);
     stage_ = (stage_ + 1) % ring_stages;
-    return piece;
+    return next;
   }
 
-  // The channels of the own pixels that go with `piece`, the number `index` of all kept pieces.
-  __device__ const T* own(const T* piece, int index) const {
-    return program_.keeps_own ? kept_ + index * Shape::own_piece : piece + Shape::streamed_piece;
+  // The channels of the own pixels that go with `streamed`, this piece of a phase.
+  __device__ const T* own(const T* streamed, int phase, int piece) const {
+    return program_.keeps_own()
+               ? memory_.own + (program_.phases[phase].own_at + piece) * Shape::own_piece
+               : streamed + Shape::streamed_piece;
   }
 
  private:
-  __device__ void copy_own(T* to, const Phase& phase, int piece) {
-    copy_piece<T, Shape::rows, Shape::chunk, Shape::chunk_stride>(
-        to, phase.own, place_, place_.first, piece * Shape::chunk);
+  __device__ T* where(const Phase& phase, int piece, int stage) const {
+    return phase.tile_at == not_kept
+               ? memory_.ring + stage * Shape::slot(program_.keeps_own())
+               : memory_.tile + (phase.tile_at + piece) * Shape::streamed_piece;
   }
 
-  __device__ void load(T* slot) {
-    if (tile_ < program_.tiles) {
-      const Phase& phase = program_.phases[phase_];
-      const int first = tile_ * tile_pixels;
-      if (!phase.over_channels) {
-        copy_piece<T, step_depth<T>, Shape::out_width, Shape::out_stride>(
-            slot, phase.streamed, place_, first + piece_ * step_depth<T>, 0);
-      } else {
-        copy_piece<T, tile_pixels, Shape::chunk, Shape::chunk_stride>(slot, phase.streamed, place_,
-                                                                      first, piece_ * Shape::chunk);
-        if (!program_.keeps_own) {
-          copy_own(slot + Shape::streamed_piece, phase, piece_);
-        }
+  __device__ int* own_pixels() const { return memory_.pixels + 2 * tile_pixels; }
+
+  template <int rows>
+  __device__ void copy(T* to, const Source& source, const int* pixels, int piece) const {
+    copy_piece<T, rows, Shape::chunk, Shape::chunk_stride>(
+        to, source, place_.image, [pixels](int row) { return pixels[row]; }, piece * Shape::chunk);
+  }
+
+  // There after the next barrier.
+  __device__ void find_pixels(int tile) {
+    if (threadIdx.x < tile_pixels) {
+      memory_.pixels[tile % 2 * tile_pixels + threadIdx.x] =
+          place_.pixel(tile * tile_pixels + (int)threadIdx.x);
+    }
+  }
+
+  __device__ void load(int stage) {
+    if (loaded_.tile < program_.tiles) {
+      const Phase& phase = program_.phases[loaded_.phase];
+      T* const to = where(phase, loaded_.piece, stage);
+      if (phase.over_channels || phase.tile_at == not_kept) {
+        copy<tile_pixels>(to, phase.streamed, memory_.pixels + loaded_.tile % 2 * tile_pixels,
+                          loaded_.piece);
       }
-      advance();
+      if (phase.over_channels && !program_.keeps_own()) {
+        copy<Shape::rows>(to + Shape::streamed_piece, phase.own, own_pixels(), loaded_.piece);
+      }
+      const int tile = loaded_.tile;
+      loaded_.advance(program_);
+      if (loaded_.tile != tile) {
+        find_pixels(loaded_.tile);
+      }
     }
     commit_copies();
   }
 
-  __device__ void advance() {
-    if (++piece_ < program_.phases[phase_].pieces) {
-      return;
-    }
-    piece_ = 0;
-    do {
-      phase_ = (phase_ + 1) % max_phases;
-      tile_ += phase_ == 0;
-    } while (program_.phases[phase_].pieces == 0);
-  }
-
   const Program& program_;
-  const Place place_;
-  const T* kept_;
-  T* ring_;
-  int stage_ = 0;                         // of the next piece
-  int tile_ = 0, phase_ = 0, piece_ = 0;  // to load
+  const Place<Shape::rows> place_;
+  const StreamMemory<Shape> memory_;
+  int stage_ = 0;  // of the next piece
+  Cursor loaded_;
 };
+
+// Products over the pixels of a tile with the pieces that come next.
+template <typename Shape>
+__device__ void multiply_values(typename WarpShare<Shape>::Sums (&sums)[Shape::chunks], int phase,
+                                int pieces, const typename Shape::Number* weights,
+                                Stream<Shape>& stream, const WarpShare<Shape>& share) {
+  Weights<Shape> left;
+#pragma unroll 1
+  for (int piece = 0; piece < pieces; ++piece) {
+    const typename Shape::Number* const values = stream.next(phase, piece);
+    if (piece == 0) {
+      left.start(weights, share);
+    }
+#pragma unroll
+    for (int chunk = 0; chunk < Shape::chunks; ++chunk) {
+      if (chunk == piece) {
+        left.multiply_piece(sums[chunk], values, share);
+      }
+    }
+  }
+}
 
 __device__ inline float infinity() {
   return float_from_bits(0x7f800000);
 }
 
-// Writes factors * sums to the own pixels of a map; a lane has two rows, and a factor for each.
+// Writes factors * sums to the own pixels of a map, by way of `staged`, memory for a piece of them;
+// a lane has two rows of each row tile, and a factor for each.
 template <typename Shape>
-__device__ void write_own(const Source& to, const Place& place, const WarpShare<Shape>& share,
-                          const float (&sums)[Shape::out_tiles][4], float first_factor,
-                          float second_factor) {
-  using T = typename Shape::Number;
-  const Map& map = to.map;
+__device__ void write_own(const Source& to, const Place<Shape::rows>& place,
+                          const WarpShare<Shape>& share,
+                          const typename WarpShare<Shape>::Sums (&sums)[Shape::chunks],
+                          const float (&factors)[Shape::row_tiles][2],
+                          typename Shape::Number* staged) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int n = place.first + share.row(2 * half);
-    if (n >= place.length) {
-      continue;
-    }
-    const float factor = half == 0 ? first_factor : second_factor;
-    T* const pixel = static_cast<T*>(map.data) + place.image * map.stride_batch +
-                     place.pixel(n) * map.stride_pixel;
+  for (int chunk = 0; chunk < Shape::chunks; ++chunk) {
+    if (chunk * Shape::chunk < to.map.channels) {
+      sync_block();  // the memory has been read
 #pragma unroll
-    for (int tile = 0; tile < Shape::out_tiles; ++tile) {
-      const int channel = share.out_column(tile);
-      const float first = factor * sums[tile][2 * half];
-      const float second = factor * sums[tile][2 * half + 1];
-      if (to.in_vectors && channel < map.channels) {
-        store_pair(&pixel[channel], first, second);
-      } else {
-        if (channel < map.channels) {
-          store(&pixel[channel * map.stride_channel], first);
-        }
-        if (channel + 1 < map.channels) {
-          store(&pixel[(channel + 1) * map.stride_channel], second);
+      for (int r = 0; r < Shape::row_tiles; ++r) {
+#pragma unroll
+        for (int tile = 0; tile < Shape::value_tiles; ++tile) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const float (&sum)[4] = sums[chunk][r][tile];
+            store_pair(
+                &staged[share.row(r, 2 * half) * Shape::chunk_stride + share.value_column(tile)],
+                factors[r][half] * sum[2 * half], factors[r][half] * sum[2 * half + 1]);
+          }
         }
       }
+      sync_block();
+      write_piece<typename Shape::Number, Shape::rows, Shape::chunk, Shape::chunk_stride>(
+          staged, to, place.image, place.own_pixels(), chunk * Shape::chunk);
     }
   }
 }
 
 inline Source source_of(const Map& map) {
+  OPENSEG_CHECK(map.stride_pixel < (int64_t)1 << 31, "attention in a map whose pixels are ",
+                map.stride_pixel,
+                " elements apart is beyond what the CUDA kernels count in 32 bits");
   const int64_t size = map.dtype == DType::float32 ? 4 : 2;
   const int64_t misalignment = ((int64_t)map.data | map.stride_batch * size |
                                 map.stride_pixel * size | map.channels * size) %
@@ -328,14 +518,16 @@ inline Source source_of(const Map& map) {
   return {map, map.stride_channel == 1 && misalignment == 0};
 }
 
+inline int pieces_of(const Map& map) {
+  return (int)ceil_div(map.channels, map.dtype == DType::float32 ? 32 : 64);
+}
+
 inline Phase over_channels(const Map& own, const Map& streamed) {
-  const int64_t chunk = 128 / (own.dtype == DType::float32 ? 4 : 2);
-  return {source_of(streamed), source_of(own), true, (int)ceil_div(own.channels, chunk)};
+  return {source_of(streamed), source_of(own), true, pieces_of(own)};
 }
 
 inline Phase over_pixels(const Map& streamed) {
-  const int64_t depth = streamed.dtype == DType::float32 ? step_depth<float> : step_depth<float16>;
-  return {source_of(streamed), {}, false, (int)(tile_pixels / depth)};
+  return {source_of(streamed), {}, false, pieces_of(streamed)};
 }
 
 inline Program make_program(const PixelSets& sets) {
@@ -345,18 +537,59 @@ inline Program make_program(const PixelSets& sets) {
   return program;
 }
 
-// Own pixels are kept where there is room. Returns the shared memory of a block.
-template <typename Memory>
-int64_t plan_memory(Program& program) {
-  for (const bool keeps_own : {true, false}) {
-    program.keeps_own = keeps_own;
-    SharedMemory shared(nullptr);
-    Memory(shared, program);
-    if (!keeps_own || shared.bytes() <= shared_memory_limit()) {
-      return shared.bytes();
+inline bool same(const Map& a, const Map& b) {
+  return a.data == b.data && a.channels == b.channels && a.stride_batch == b.stride_batch &&
+         a.stride_channel == b.stride_channel && a.stride_pixel == b.stride_pixel;
+}
+
+// Keeps maps of a tile from a product over channels to one over pixels. The last use of a piece has
+// to be over before the copy for the next tile starts.
+inline void keep_tile(Program& program) {
+  const auto pieces_before = [&](int end) {
+    int pieces = 0;
+    for (int phase = 0; phase < end; ++phase) {
+      pieces += program.phases[phase].pieces;
+    }
+    return pieces;
+  };
+  for (int last = 0; last < max_phases; ++last) {
+    for (int first = 0; first < last; ++first) {
+      Phase& from = program.phases[first];
+      Phase& to = program.phases[last];
+      const int later = pieces_before(max_phases) - (pieces_before(last) - pieces_before(first));
+      if (from.pieces > 0 && from.over_channels && to.pieces > 0 && !to.over_channels &&
+          to.tile_at == not_kept && from.tile_at == not_kept && later >= ring_stages &&
+          same(from.streamed.map, to.streamed.map)) {
+        from.tile_at = to.tile_at = program.tile_pieces;
+        program.tile_pieces += to.pieces;
+      }
     }
   }
-  return 0;
+}
+
+// Keeps what there is room for in the shared memory of a block, and returns how much that is.
+template <typename Memory>
+int64_t plan_memory(Program& program) {
+  const auto bytes = [&] {
+    SharedMemory shared(nullptr);
+    Memory(shared, program);
+    return shared.bytes();
+  };
+  const Program none = program;
+  for (Phase& phase : program.phases) {
+    if (phase.over_channels) {
+      phase.own_at = program.own_pieces;
+      program.own_pieces += phase.pieces;
+    }
+  }
+  const Program own = program;
+  keep_tile(program);
+  for (const Program& less : {own, none}) {
+    if (bytes() > shared_memory_limit()) {
+      program = less;
+    }
+  }
+  return bytes();
 }
 
 // Returns the number of blocks, of `rows` pixels each.

@@ -14,7 +14,7 @@
 namespace openseg {
 namespace {
 
-enum PhaseIndex { scores_phase, query_phase, key_phase, value_phase, map_phase };
+enum PhaseIndex { query_phase, scores_phase, key_phase, value_phase, map_phase };
 
 struct BackwardCall {
   Program program;    // of the phases above, those that are there
@@ -35,40 +35,34 @@ struct Statistics {
 template <typename Shape>
 struct Memory {
   using T = typename Shape::Number;
-  T* kept;
-  T* ring;
   T* weights;          // P_ji
   T* grad_weights;     // the factors of k_j and q_j above, summed
+  Statistics* owned;   // of the own pixels
   Statistics* others;  // of the pixels of the tile
+  StreamMemory<Shape> stream;
 
   __host__ __device__ Memory(SharedMemory& shared, const Program& program)
-      : kept(shared.take<T>(kept_pieces(program) * Shape::own_piece)),
-        ring(shared.take<T>(ring_stages * Shape::slot(program.keeps_own))),
-        weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
+      : weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
         grad_weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
-        others(shared.take<Statistics>(tile_pixels)) {}
-
-  static __host__ __device__ int kept_pieces(const Program& program) {
-    const Phase* const phases = program.phases;
-    const int pieces = phases[scores_phase].pieces + phases[query_phase].pieces;
-    return program.keeps_own ? pieces + phases[key_phase].pieces : 0;
-  }
+        owned(shared.take<Statistics>(Shape::rows)),
+        others(shared.take<Statistics>(tile_pixels)),
+        stream(shared, program) {}
 };
 
 template <typename Shape>
 class Backward {
  public:
   using T = typename Shape::Number;
-  using Scores = float[Shape::score_tiles][4];
-  using Sums = float[Shape::out_tiles][4];
+  using Scores = typename WarpShare<Shape>::Scores;
+  using Sums = typename WarpShare<Shape>::Sums[Shape::chunks];
 
   __device__ Backward(const BackwardCall& call, SharedMemory& shared)
       : call_(call),
         memory_(shared, call.program),
-        place_(call.program, Shape::rows),
-        stream_(call.program, place_, memory_.kept, memory_.ring) {
-    for (int half = 0; half < 2; ++half) {
-      own_[half] = statistics_of(place_.first + share_.row(2 * half));
+        place_(call.program),
+        stream_(call.program, place_, memory_.stream) {
+    if (threadIdx.x < Shape::rows) {
+      memory_.owned[threadIdx.x] = statistics_of(place_.own((int)threadIdx.x));
     }
   }
 
@@ -80,124 +74,128 @@ class Backward {
       if (threadIdx.x < tile_pixels) {
         memory_.others[threadIdx.x] = statistics_of(tile * tile_pixels + threadIdx.x);
       }
-      weigh(place_.length - tile * tile_pixels);
-      multiply_values(grad_value, memory_.weights, value_phase);
-      multiply_values(grad_map, memory_.grad_weights, map_phase);
+      weigh(place_.length() - tile * tile_pixels);
+      multiply_values(grad_value, value_phase, program.phases[value_phase].pieces, memory_.weights,
+                      stream_, share_);
+      multiply_values(grad_map, map_phase, program.phases[map_phase].pieces, memory_.grad_weights,
+                      stream_, share_);
     }
-    write_own(call_.grad_map, place_, share_, grad_map, call_.scale, call_.scale);
+    write(call_.grad_map, grad_map, call_.scale);
     if (program.phases[value_phase].pieces > 0) {
-      write_own(call_.grad_value, place_, share_, grad_value, 1, 1);
+      write(call_.grad_value, grad_value, 1);
     }
   }
 
  private:
   // Pixels that are not there have no weights.
   __device__ Statistics statistics_of(int n) const {
-    if (n >= place_.length) {
+    if (n >= place_.length()) {
       return {};
     }
-    const int64_t at = place_.set * place_.length + n;
+    const int64_t at = place_.number(n);
     return {call_.most[at], call_.inverse[at], call_.delta[at]};
   }
 
-  __device__ void multiply_channels(Scores& products, int phase) {
+  __device__ void write(const Source& to, const Sums& sums, float factor) {
+    float factors[Shape::row_tiles][2];
 #pragma unroll
-    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+    for (int r = 0; r < Shape::row_tiles; ++r) {
+      factors[r][0] = factors[r][1] = factor;
+    }
+    write_own(to, place_, share_, sums, factors, memory_.stream.ring);
+  }
+
+  // body(row tile, column tile, number) for all scores of the lane.
+  template <typename Body>
+  __device__ static void for_scores(const Body& body) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        products[tile][e] = 0;
+    for (int r = 0; r < Shape::row_tiles; ++r) {
+#pragma unroll
+      for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          body(r, tile, e);
+        }
       }
     }
+  }
+
+  __device__ void multiply_channels(Scores& products, int phase) {
+    for_scores([&](int r, int tile, int e) { products[r][tile][e] = 0; });
 #pragma unroll 1
     for (int piece = 0; piece < call_.program.phases[phase].pieces; ++piece) {
-      const T* const streamed = stream_.next();
-      share_.add_scores(products, stream_.own(streamed, kept_index_++), streamed);
+      const T* const streamed = stream_.next(phase, piece);
+      share_.add_scores(products, stream_.own(streamed, phase, piece), streamed);
     }
   }
 
-  __device__ void multiply_values(Sums& sums, const T* weights, int phase) {
-#pragma unroll 1
-    for (int piece = 0; piece < call_.program.phases[phase].pieces; ++piece) {
-      const T* const streamed = stream_.next();
-      share_.add_values(sums, weights + piece * step_depth<T>, streamed);
-    }
-  }
-
-  // The weights of a tile of which the first `columns` count, and their gradients.
+  // The weights of a tile of which the first `columns` count, and the gradients of its scores.
   __device__ void weigh(int columns) {
-    kept_index_ = 0;
-    Scores scores;
     Scores grads = {};
 #pragma unroll 1
-    for (int phase = scores_phase; phase <= key_phase; ++phase) {
+    for (int phase = query_phase; phase <= key_phase; ++phase) {
       if (call_.program.phases[phase].pieces == 0) {
         continue;
       }
       Scores products;
       multiply_channels(products, phase);
       if (phase == query_phase) {
-        add_as_query(grads, scores, products, columns);
-      } else if (phase == key_phase) {
-        add_as_key(grads, scores, products);
-        share_.store_scores(memory_.weights, scores);
+        for_scores([&](int r, int tile, int e) { grads[r][tile][e] = products[r][tile][e]; });
+      } else if (phase == scores_phase) {
+        if (call_.program.phases[query_phase].pieces > 0) {
+          differentiate_as_query(grads, products, columns);
+        }
+        if (call_.program.phases[key_phase].pieces > 0) {
+          store_weights(products);
+        }
       } else {
-        scale_scores(scores, products);
+        add_as_key(grads, products);
       }
     }
     share_.store_scores(memory_.grad_weights, grads);
   }
 
-  __device__ void scale_scores(Scores& scores, const Scores& products) const {
-#pragma unroll
-    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        scores[tile][e] = products[tile][e] * call_.scale;
-      }
-    }
+  // Products of gradients and values become gradients of scores.
+  __device__ void differentiate_as_query(Scores& grads, const Scores& scores, int columns) const {
+    for_scores([&](int r, int tile, int e) {
+      const Statistics& own = memory_.owned[share_.row(r, e)];
+      const bool counts = share_.score_column(tile, e) < columns;
+      const float weight = exp_fast(scores[r][tile][e] * call_.scale - own.most) * own.inverse;
+      grads[r][tile][e] = counts ? weight * (grads[r][tile][e] - own.delta) : 0;
+    });
   }
 
-  __device__ void add_as_query(Scores& grads, const Scores& scores, const Scores& products,
-                               int columns) const {
-#pragma unroll
-    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const Statistics& own = own_[e / 2];
-        const bool counts = share_.score_column(tile, e) < columns;
-        const float weight = exp_fast(scores[tile][e] - own.most) * own.inverse;
-        grads[tile][e] += counts ? weight * (products[tile][e] - own.delta) : 0;
-      }
-    }
+  // Of the own pixels as keys. They wait in shared memory, where products need them: there are not
+  // registers enough.
+  __device__ void store_weights(Scores& scores) const {
+    for_scores([&](int r, int tile, int e) {
+      const Statistics& other = memory_.others[share_.score_column(tile, e)];
+      scores[r][tile][e] = exp_fast(scores[r][tile][e] * call_.scale - other.most) * other.inverse;
+    });
+    share_.store_scores(memory_.weights, scores);
   }
 
-  // Scores become weights.
-  __device__ void add_as_key(Scores& grads, Scores& scores, const Scores& products) const {
-#pragma unroll
-    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const Statistics& other = memory_.others[share_.score_column(tile, e)];
-        scores[tile][e] = exp_fast(scores[tile][e] - other.most) * other.inverse;
-        grads[tile][e] += scores[tile][e] * (products[tile][e] - other.delta);
-      }
-    }
+  __device__ void add_as_key(Scores& grads, const Scores& products) const {
+    for_scores([&](int r, int tile, int e) {
+      const T weight =
+          memory_.weights[share_.row(r, e) * Shape::weights_stride + share_.score_column(tile, e)];
+      const float delta = memory_.others[share_.score_column(tile, e)].delta;
+      grads[r][tile][e] += to_float(weight) * (products[r][tile][e] - delta);
+    });
   }
 
   const BackwardCall& call_;
   const Memory<Shape> memory_;
-  const Place place_;
+  const Place<Shape::rows> place_;
   const WarpShare<Shape> share_;
   Stream<Shape> stream_;
-  Statistics own_[2];  // of the lane's rows
-  int kept_index_ = 0;
 };
 
-template <typename T, int rows, int width>
+template <typename Shape>
 __global__ void __launch_bounds__(attention_threads)
     attention_backward_kernel(const __grid_constant__ BackwardCall call) {
   SharedMemory shared;
-  Backward<Shape<T, rows, width>>(call, shared).run();
+  Backward<Shape>(call, shared).run();
 }
 
 struct DeltaCall {
@@ -211,15 +209,15 @@ struct DeltaCall {
 template <typename T>
 __global__ void __launch_bounds__(attention_threads)
     attention_delta_kernel(const __grid_constant__ DeltaCall call) {
-  const Place place(call.program, attention_threads);
+  const Place<attention_threads> place(call.program);
   const T* const outs = static_cast<const T*>(call.out.data) + place.image * call.out.stride_batch;
   const T* const grads =
       static_cast<const T*>(call.grad.data) + place.image * call.grad.stride_batch;
   const bool by_warp = call.out.stride_channel == 1;
   for (int i = 0; i < (by_warp ? warp_size : 1); ++i) {
-    const int n = place.first + (by_warp ? warp_index() * warp_size + i : (int)threadIdx.x);
+    const int n = place.own(by_warp ? warp_index() * warp_size + i : (int)threadIdx.x);
     float sum = 0;
-    if (n < place.length) {
+    if (n < place.length()) {
       const int64_t pixel = place.pixel(n);
       for (int c = by_warp ? lane_index() : 0; c < call.out.channels;
            c += by_warp ? warp_size : 1) {
@@ -230,25 +228,26 @@ __global__ void __launch_bounds__(attention_threads)
     if (by_warp) {
       sum = warp_sum(sum);
     }
-    if (n < place.length && (!by_warp || lane_index() == 0)) {
-      call.delta[place.set * place.length + n] = sum;
+    if (n < place.length() && (!by_warp || lane_index() == 0)) {
+      call.delta[place.number(n)] = sum;
     }
   }
 }
 
+template <typename Shape>
+void launch_shape(BackwardCall call, void* stream) {
+  const int64_t shared_bytes = plan_memory<Memory<Shape>>(call.program);
+  const int64_t blocks = plan_blocks(call.program, Shape::rows, call.grad_map.map.batch);
+  launch(attention_backward_kernel<Shape>, blocks, attention_threads, shared_bytes, stream, call);
+}
+
 // The sums of a block stay in registers: for more than 256 channels it has half as many pixels.
 template <typename T>
-void launch_backward(BackwardCall call, void* stream) {
-  const auto launch_shape = [&](auto shape, auto kernel) {
-    using Tiles = decltype(shape);
-    const int64_t shared_bytes = plan_memory<Memory<Tiles>>(call.program);
-    const int64_t blocks = plan_blocks(call.program, Tiles::rows, call.grad_map.map.batch);
-    launch(kernel, blocks, attention_threads, shared_bytes, stream, call);
-  };
+void launch_backward(const BackwardCall& call, void* stream) {
   if (call.grad_map.map.channels <= 256 && call.value_channels <= 256) {
-    launch_shape(Shape<T, 64, 256>(), attention_backward_kernel<T, 64, 256>);
+    launch_shape<Shape<T, 64, 256, sizeof(T) == 2 ? 2 : 4, 2>>(call, stream);
   } else {
-    launch_shape(Shape<T, 32, 512>(), attention_backward_kernel<T, 32, 512>);
+    launch_shape<Shape<T, 32, 512, 2, 2>>(call, stream);
   }
 }
 

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT
-// Forward: a block owns 64 pixels and meets all pixels of their set with a running softmax. The
-// weights of a tile go through shared memory, so that the warps share the channels of the values
-// among themselves and 512 of them fit into registers.
+// Forward: a block owns 64 or 128 pixels and meets all pixels of their set with a running softmax.
+// The weights of a tile go through shared memory, so that the warps share the channels of the
+// values among themselves and 512 of them fit into registers.
 #include "common/cuda/attention.cuh"
 #include "common/cuda/attention.h"
 
 namespace openseg {
 namespace {
-
-constexpr int own_rows = 64;
 
 struct ForwardCall {
   Program program;  // scores, then values
@@ -21,157 +19,185 @@ struct ForwardCall {
 template <typename Shape>
 struct Memory {
   using T = typename Shape::Number;
-  T* kept;
-  T* ring;
   T* weights;
   float* by_row;  // [column_warps, rows]: of the warps that share a row
+  StreamMemory<Shape> stream;
 
   __host__ __device__ Memory(SharedMemory& shared, const Program& program)
-      : kept(shared.take<T>(program.keeps_own ? program.phases[0].pieces * Shape::own_piece : 0)),
-        ring(shared.take<T>(ring_stages * Shape::slot(program.keeps_own))),
-        weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
-        by_row(shared.take<float>(Shape::column_warps * Shape::rows)) {}
+      : weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
+        by_row(shared.take<float>(Shape::column_warps * Shape::rows)),
+        stream(shared, program) {}
 };
 
-// The running softmax of the two rows that a lane has part in.
+// The running softmax of the rows that a lane has part in, two of each row tile.
 template <typename Shape>
 class Softmax {
  public:
   using Share = WarpShare<Shape>;
+  using Rows = float[Shape::row_tiles][2];
+
+  __device__ Softmax() {
+    for_rows([&](int r, int half) {
+      best_[r][half] = -infinity();
+      sum_[r][half] = 0;
+    });
+  }
 
   // Turns scores, where `columns` count, into weights, and says what earlier sums are worth now.
-  __device__ void weigh(float (&scores)[Shape::score_tiles][4], int columns, float scale,
-                        const Share& share, float* by_row, float (&worth)[2]) {
-    float most[2] = {best_[0], best_[1]};
+  __device__ void weigh(typename Share::Scores& scores, int columns, float scale,
+                        const Share& share, float* by_row, Rows& worth) {
+    Rows most;
+    for_rows([&](int r, int half) {
+      most[r][half] = best_[r][half];
 #pragma unroll
-    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+      for (int tile = 0; tile < Shape::score_tiles; ++tile) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const bool counts = share.score_column(tile, e) < columns;
-        scores[tile][e] = counts ? scores[tile][e] * scale : -infinity();
-        most[e / 2] = fmaxf(most[e / 2], scores[tile][e]);
+        for (int e = 2 * half; e < 2 * half + 2; ++e) {
+          const bool counts = share.score_column(tile, e) < columns;
+          scores[r][tile][e] = counts ? scores[r][tile][e] * scale : -infinity();
+          most[r][half] = fmaxf(most[r][half], scores[r][tile][e]);
+        }
       }
-    }
-    for (int half = 0; half < 2; ++half) {
-      most[half] = fmaxf(most[half], shuffle_xor(most[half], 1));
-      most[half] = fmaxf(most[half], shuffle_xor(most[half], 2));
-      publish(most[half], half, share, by_row);
-    }
+      most[r][half] = fmaxf(most[r][half], shuffle_xor(most[r][half], 1));
+      most[r][half] = fmaxf(most[r][half], shuffle_xor(most[r][half], 2));
+      publish(most[r][half], r, half, share, by_row);
+    });
     sync_block();
-    for (int half = 0; half < 2; ++half) {
+    for_rows([&](int r, int half) {
       for (int warp = 0; warp < Shape::column_warps; ++warp) {
-        most[half] = fmaxf(most[half], by_row[warp * Shape::rows + share.row(2 * half)]);
+        const float other = by_row[warp * Shape::rows + share.row(r, 2 * half)];
+        most[r][half] = fmaxf(most[r][half], other);
       }
-      worth[half] = exp_fast(best_[half] - most[half]);
-      best_[half] = most[half];
-      sum_[half] *= worth[half];
-    }
-    float sum[2] = {0, 0};  // small weights would be lost one by one in a sum that is large
+      worth[r][half] = exp_fast(best_[r][half] - most[r][half]);
+      best_[r][half] = most[r][half];
+      float sum = 0;  // small weights would be lost one by one in a sum that is large
 #pragma unroll
-    for (int tile = 0; tile < Shape::score_tiles; ++tile) {
+      for (int tile = 0; tile < Shape::score_tiles; ++tile) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        scores[tile][e] = exp_fast(scores[tile][e] - best_[e / 2]);
-        sum[e / 2] += scores[tile][e];
+        for (int e = 2 * half; e < 2 * half + 2; ++e) {
+          scores[r][tile][e] = exp_fast(scores[r][tile][e] - most[r][half]);
+          sum += scores[r][tile][e];
+        }
       }
-    }
-    sum_[0] += sum[0];
-    sum_[1] += sum[1];
+      sum_[r][half] = sum_[r][half] * worth[r][half] + sum;
+    });
   }
 
   // Sums over all columns, in place of those over the lane's own.
   __device__ void finish(const Share& share, float* by_row) {
-    for (int half = 0; half < 2; ++half) {
-      sum_[half] += shuffle_xor(sum_[half], 1);
-      sum_[half] += shuffle_xor(sum_[half], 2);
-      publish(sum_[half], half, share, by_row);
-    }
+    for_rows([&](int r, int half) {
+      sum_[r][half] += shuffle_xor(sum_[r][half], 1);
+      sum_[r][half] += shuffle_xor(sum_[r][half], 2);
+      publish(sum_[r][half], r, half, share, by_row);
+    });
     sync_block();
-    for (int half = 0; half < 2; ++half) {
-      sum_[half] = 0;
+    for_rows([&](int r, int half) {
+      sum_[r][half] = 0;
       for (int warp = 0; warp < Shape::column_warps; ++warp) {
-        sum_[half] += by_row[warp * Shape::rows + share.row(2 * half)];
+        sum_[r][half] += by_row[warp * Shape::rows + share.row(r, 2 * half)];
+      }
+    });
+  }
+
+  __device__ float sum(int r, int half) const { return sum_[r][half]; }
+  __device__ float most(int r, int half) const { return best_[r][half]; }
+
+  template <typename Body>
+  __device__ static void for_rows(const Body& body) {
+#pragma unroll
+    for (int r = 0; r < Shape::row_tiles; ++r) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        body(r, half);
       }
     }
   }
 
-  __device__ float sum(int half) const { return sum_[half]; }
-  __device__ float most(int half) const { return best_[half]; }
-
  private:
-  __device__ void publish(float value, int half, const Share& share, float* by_row) const {
+  __device__ void publish(float value, int r, int half, const Share& share, float* by_row) const {
     if (lane_index() % 4 == 0) {
-      by_row[share.column_warp * Shape::rows + share.row(2 * half)] = value;
+      by_row[share.column_warp * Shape::rows + share.row(r, 2 * half)] = value;
     }
   }
 
-  float best_[2] = {-infinity(), -infinity()};
-  float sum_[2] = {0, 0};
+  Rows best_, sum_;
 };
 
-template <typename T, int width>
-__global__ void __launch_bounds__(attention_threads)
+template <typename Tiles>
+__global__ void __launch_bounds__(attention_threads, Tiles::blocks)
     attention_forward_kernel(const __grid_constant__ ForwardCall call) {
-  using Tiles = Shape<T, own_rows, width>;
+  using T = typename Tiles::Number;
+  using Rows = Softmax<Tiles>;
   const Program& program = call.program;
   SharedMemory shared;
   const Memory<Tiles> memory(shared, program);
-  const Place place(program, own_rows);
+  const Place<Tiles::rows> place(program);
   const WarpShare<Tiles> share;
-  Stream<Tiles> stream(program, place, memory.kept, memory.ring);
+  Stream<Tiles> stream(program, place, memory.stream);
 
-  Softmax<Tiles> softmax;
-  float out[Tiles::out_tiles][4] = {};
+  Rows softmax;
+  typename WarpShare<Tiles>::Sums out[Tiles::chunks] = {};
   for (int tile = 0; tile < program.tiles; ++tile) {
-    float scores[Tiles::score_tiles][4] = {};
+    typename WarpShare<Tiles>::Scores scores = {};
 #pragma unroll 1
     for (int piece = 0; piece < program.phases[0].pieces; ++piece) {
-      const T* const keys = stream.next();
-      share.add_scores(scores, stream.own(keys, piece), keys);
+      const T* const keys = stream.next(0, piece);
+      share.add_scores(scores, stream.own(keys, 0, piece), keys);
     }
-    float worth[2];
-    softmax.weigh(scores, place.length - tile * tile_pixels, call.scale, share, memory.by_row,
+    typename Rows::Rows worth;
+    softmax.weigh(scores, place.length() - tile * tile_pixels, call.scale, share, memory.by_row,
                   worth);
 #pragma unroll
-    for (int i = 0; i < Tiles::out_tiles; ++i) {
+    for (int chunk = 0; chunk < Tiles::chunks; ++chunk) {
+      Rows::for_rows([&](int r, int half) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        out[i][e] *= worth[e / 2];
-      }
+        for (int i = 0; i < Tiles::value_tiles; ++i) {
+          out[chunk][r][i][2 * half] *= worth[r][half];
+          out[chunk][r][i][2 * half + 1] *= worth[r][half];
+        }
+      });
     }
     share.store_scores(memory.weights, scores);
-#pragma unroll 1
-    for (int piece = 0; piece < program.phases[1].pieces; ++piece) {
-      const T* const values = stream.next();
-      share.add_values(out, memory.weights + piece * step_depth<T>, values);
-    }
+    multiply_values(out, 1, program.phases[1].pieces, memory.weights, stream, share);
   }
 
   softmax.finish(share, memory.by_row);
-  const float inverse[2] = {1.0f / softmax.sum(0), 1.0f / softmax.sum(1)};
-  write_own(call.out, place, share, out, inverse[0], inverse[1]);
-  for (int half = 0; half < 2; ++half) {
-    const int n = place.first + share.row(2 * half);
-    if (share.column_warp == 0 && lane_index() % 4 == 0 && n < place.length) {
-      call.most[place.set * place.length + n] = softmax.most(half);
-      call.inverse[place.set * place.length + n] = inverse[half];
+  typename Rows::Rows inverse;
+  Rows::for_rows([&](int r, int half) {
+    inverse[r][half] = 1.0f / softmax.sum(r, half);
+    const int n = place.own(share.row(r, 2 * half));
+    if (share.column_warp == 0 && lane_index() % 4 == 0 && n < place.length()) {
+      call.most[place.number(n)] = softmax.most(r, half);
+      call.inverse[place.number(n)] = inverse[r][half];
     }
-  }
+  });
+  write_own(call.out, place, share, out, inverse, memory.stream.ring);
 }
 
-template <typename T, int width>
-void launch_forward(ForwardCall call, void* stream) {
-  const int64_t shared_bytes = plan_memory<Memory<Shape<T, own_rows, width>>>(call.program);
-  const int64_t blocks = plan_blocks(call.program, own_rows, call.out.map.batch);
-  launch(attention_forward_kernel<T, width>, blocks, attention_threads, shared_bytes, stream, call);
+template <typename Tiles>
+void launch_shape(ForwardCall call, void* stream) {
+  const int64_t bytes = plan_memory<Memory<Tiles>>(call.program);
+  const int64_t blocks = plan_blocks(call.program, Tiles::rows, call.out.map.batch);
+  launch(attention_forward_kernel<Tiles>, blocks, attention_threads, bytes, stream, call);
 }
 
+// Whether blocks can keep their own pixels, and are as many as multiprocessors.
+template <typename Tiles>
+bool suits(ForwardCall call) {
+  const int64_t bytes = plan_memory<Memory<Tiles>>(call.program);
+  return bytes <= shared_memory_limit() && call.program.keeps_own() &&
+         plan_blocks(call.program, Tiles::rows, call.out.map.batch) >= multiprocessor_count();
+}
+
+// Twice the pixels of a block halve what is read of the others.
 template <typename T>
 void launch_forward(const ForwardCall& call, void* stream) {
-  if (call.out.map.channels <= 256) {
-    launch_forward<T, 256>(call, stream);
+  if (call.out.map.channels > 256) {
+    launch_shape<Shape<T, 64, 512, sizeof(T) == 2 ? 2 : 4, 1>>(call, stream);
+  } else if (suits<Shape<T, 128, 256, 4, 1>>(call)) {
+    launch_shape<Shape<T, 128, 256, 4, 1>>(call, stream);
   } else {
-    launch_forward<T, 512>(call, stream);
+    launch_shape<Shape<T, 64, 256, 4, 1>>(call, stream);
   }
 }
 

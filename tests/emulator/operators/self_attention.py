@@ -34,6 +34,9 @@ CASES = [
     Case(2, 16, 40, whole_image(3, 3), "bfloat16", sliced=True),
     Case(2, 5, 7, whole_image(3, 3), "float16", sliced=True, channels_last=False),
     Case(1, 8, 8, whole_image(7, 13), "bfloat16", spread=200.0, scale=0.1),
+    # Blocks of 128 pixels, some of which are not there; three tiles, kept where the pieces suffice.
+    Case(1, 136, 72, whole_image(11, 13), "bfloat16"),
+    Case(1, 136, 136, whole_image(11, 13), "float16", shared=True),
     Case(1, 8, 8, whole_image(3, 5), "float32", spread=100.0, scale=-0.1),
     # All scores are so low that exp(-score) overflows.
     Case(1, 16, 8, whole_image(3, 4), "bfloat16", shared=True, mean=10.0, scale=-0.25),
@@ -45,6 +48,7 @@ def check(kernels: Kernels) -> None:
     attention.check(kernels, CASES)
 
 
+SHARED = "common/cuda/attention.cuh"
 FORWARD = "common/cuda/attention_forward.cu"
 BACKWARD = "common/cuda/attention_backward.cu"
 MUTANTS = [
@@ -52,7 +56,7 @@ MUTANTS = [
         "earlier sums not rescaled",
         "plain",
         VALUES,
-        "        out[i][e] *= worth[e / 2];\n",
+        "          out[chunk][r][i][2 * half] *= worth[r][half];\n",
         "",
         FORWARD,
     ),
@@ -60,23 +64,23 @@ MUTANTS = [
         "pixels beyond the last in the softmax",
         "plain",
         VALUES,
-        "counts ? scores[tile][e] * scale : -infinity()",
-        "scores[tile][e] * scale",
+        "counts ? scores[r][tile][e] * scale : -infinity()",
+        "scores[r][tile][e] * scale",
         FORWARD,
     ),
     Mutant(
         "maxima of other warps not waited for",
         "race",
         RACE_READ,
-        "    sync_block();\n    for (int half = 0; half < 2; ++half) {\n      for",
-        "    for (int half = 0; half < 2; ++half) {\n      for",
+        "    sync_block();\n    for_rows([&](int r, int half) {\n      for",
+        "    for_rows([&](int r, int half) {\n      for",
         FORWARD,
     ),
     Mutant(
         "statistics beyond the last pixel",
         "asan",
         ASAN,
-        "lane_index() % 4 == 0 && n < place.length",
+        "lane_index() % 4 == 0 && n < place.length()",
         "lane_index() % 4 == 0",
         FORWARD,
     ),
@@ -84,32 +88,40 @@ MUTANTS = [
         "rows of a lane's registers exchanged",
         "plain",
         VALUES,
-        "inverse[0], inverse[1]);",
-        "inverse[1], inverse[0]);",
-        FORWARD,
+        "factors[r][half] * sum[2 * half],",
+        "factors[r][1 - half] * sum[2 * half],",
+        SHARED,
     ),
     Mutant(
         "weights as queries of pixels beyond the last",
         "plain",
         VALUES,
-        "counts ? weight * (products[tile][e] - own.delta) : 0",
-        "weight * (products[tile][e] - own.delta)",
+        "counts ? weight * (grads[r][tile][e] - own.delta) : 0",
+        "weight * (grads[r][tile][e] - own.delta)",
         BACKWARD,
     ),
     Mutant(
         "mean gradient of the wrong pixel",
         "plain",
         VALUES,
-        "(products[tile][e] - other.delta)",
-        "(products[tile][e] - own_[e / 2].delta)",
+        "(products[r][tile][e] - delta)",
+        "(products[r][tile][e] - memory_.owned[share_.row(r, e)].delta)",
         BACKWARD,
     ),
     Mutant(
         "own pixels without a place of their own",
-        "asan",
-        ASAN,
-        "return program.keeps_own ? pieces + phases[key_phase].pieces : 0;",
-        "return program.keeps_own ? pieces : 0;",
-        BACKWARD,
+        "plain",
+        VALUES,
+        "phase.own_at = program.own_pieces;",
+        "phase.own_at = 0;",
+        SHARED,
+    ),
+    Mutant(
+        "pieces that are kept where the next tile's come too soon",
+        "race",
+        RACE_READ,
+        "later >= ring_stages",
+        "later >= 0",
+        SHARED,
     ),
 ]
