@@ -81,9 +81,6 @@ struct WarpShare {
   __device__ int score_column(int tile, int e = 0) const {
     return (column_warp * Shape::score_tiles + tile) * 8 + lane_index() % 4 * 2 + e % 2;
   }
-  __device__ int out_column(int tile) const {
-    return (column_warp * Shape::out_tiles + tile) * 8 + lane_index() % 4 * 2;
-  }
 
   // scores += own streamedT, over the channels of one piece.
   __device__ void add_scores(float (&scores)[Shape::score_tiles][4],
@@ -145,12 +142,15 @@ struct Place {
   int origin, columns, line, column;
 
   __device__ Place(const Program& program, int rows)
-      : set(blockIdx.x / program.row_blocks),
-        first(blockIdx.x % program.row_blocks * rows),
-        columns((int)program.sets.columns),
-        line((int)program.sets.stride_line),
-        column((int)program.sets.stride_column) {
-    const PixelSets& sets = program.sets;
+      : Place(program.sets, program.row_blocks, rows) {}
+
+  // Of a block that has `rows` pixels, as one of `row_blocks` of its set.
+  __device__ Place(const PixelSets& sets, int row_blocks, int rows)
+      : set(blockIdx.x / row_blocks),
+        first(blockIdx.x % row_blocks * rows),
+        columns((int)sets.columns),
+        line((int)sets.stride_line),
+        column((int)sets.stride_column) {
     const int across = (int)sets.across;
     const int down = (int)sets.down;
     length = columns * (int)sets.lines;
@@ -167,16 +167,17 @@ struct Place {
 };
 
 // Pixels `first` … of the set and channels `first_channel` … of a map.
-template <typename T, int pixels, int channels, int stride>
+template <typename T, int pixels, int channels, int stride, typename Place>
 __device__ void copy_piece(T* to, const Source& source, const Place& place, int first,
                            int first_channel) {
   const Map& map = source.map;
+  const int threads = blockDim.x;
   const T* const from = static_cast<const T*>(map.data) + place.image * map.stride_batch;
   if (source.in_vectors) {
     constexpr int vector = 16 / sizeof(T);
     constexpr int vectors = channels / vector;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < pixels * vectors; i += attention_threads) {
+    for (int i = threadIdx.x; i < pixels * vectors; i += threads) {
       const int n = first + i / vectors;
       const int channel = first_channel + i % vectors * vector;
       const bool valid = n < place.length && channel < map.channels;
@@ -187,7 +188,7 @@ __device__ void copy_piece(T* to, const Source& source, const Place& place, int 
   }
   const bool along_channels = map.stride_channel == 1;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < pixels * channels; i += attention_threads) {
+  for (int i = threadIdx.x; i < pixels * channels; i += threads) {
     const int row = along_channels ? i / channels : i % pixels;
     const int column = along_channels ? i % channels : i / pixels;
     const int n = first + row;
@@ -285,38 +286,87 @@ __device__ inline float infinity() {
   return float_from_bits(0x7f800000);
 }
 
+struct alignas(16) Vector {
+  uint32_t words[4];
+};
+
+// Word j of lane i of four becomes word i of lane j.
+__device__ inline void transpose_words(Vector& vector) {
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool upper = lane_index() & distance;
+#pragma unroll
+    for (int low = 0; low < 4; ++low) {
+      if (low & distance) {
+        continue;
+      }
+      uint32_t& first = vector.words[low];
+      uint32_t& second = vector.words[low + distance];
+      const uint32_t other =
+          bits_of(shuffle_xor(float_from_bits(upper ? first : second), distance));
+      (upper ? first : second) = other;
+    }
+  }
+}
+
+// Writes factor * sums to channels of pixel n, unless it is beyond the set. They are one row of
+// results of mma side by side, of which a lane has numbers 2 * half and 2 * half + 1.
+template <typename T, int tiles, typename Place>
+__device__ void write_row(const Source& to, const Place& place, int n, int first_channel,
+                          const float (&sums)[tiles][4], int half, float factor) {
+  const Map& map = to.map;
+  const bool inside = n < place.length;
+  T* const pixel = static_cast<T*>(map.data) + place.image * map.stride_batch +
+                   (inside ? place.pixel(n) : 0) * map.stride_pixel;
+  const int position = lane_index() % 4;
+  if constexpr (sizeof(T) == 2) {
+    if (to.in_vectors) {  // whole ones for each lane
+      static_assert(tiles % 4 == 0);
+#pragma unroll
+      for (int tile = 0; tile < tiles; tile += 4) {
+        Vector vector;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          store_pair(reinterpret_cast<T*>(&vector.words[i]), factor * sums[tile + i][2 * half],
+                     factor * sums[tile + i][2 * half + 1]);
+        }
+        transpose_words(vector);
+        const int channel = first_channel + (tile + position) * 8;
+        if (inside && channel < map.channels) {
+          *reinterpret_cast<Vector*>(&pixel[channel]) = vector;
+        }
+      }
+      return;
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int channel = first_channel + tile * 8 + position * 2;
+    const float first = factor * sums[tile][2 * half];
+    const float second = factor * sums[tile][2 * half + 1];
+    if (inside && to.in_vectors && channel < map.channels) {
+      store_pair(&pixel[channel], first, second);
+    } else if (inside) {
+      if (channel < map.channels) {
+        store(&pixel[channel * map.stride_channel], first);
+      }
+      if (channel + 1 < map.channels) {
+        store(&pixel[(channel + 1) * map.stride_channel], second);
+      }
+    }
+  }
+}
+
 // Writes factors * sums to the own pixels of a map; a lane has two rows, and a factor for each.
 template <typename Shape>
 __device__ void write_own(const Source& to, const Place& place, const WarpShare<Shape>& share,
                           const float (&sums)[Shape::out_tiles][4], float first_factor,
                           float second_factor) {
-  using T = typename Shape::Number;
-  const Map& map = to.map;
+  const int channel = share.column_warp * Shape::out_tiles * 8;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int n = place.first + share.row(2 * half);
-    if (n >= place.length) {
-      continue;
-    }
-    const float factor = half == 0 ? first_factor : second_factor;
-    T* const pixel = static_cast<T*>(map.data) + place.image * map.stride_batch +
-                     place.pixel(n) * map.stride_pixel;
-#pragma unroll
-    for (int tile = 0; tile < Shape::out_tiles; ++tile) {
-      const int channel = share.out_column(tile);
-      const float first = factor * sums[tile][2 * half];
-      const float second = factor * sums[tile][2 * half + 1];
-      if (to.in_vectors && channel < map.channels) {
-        store_pair(&pixel[channel], first, second);
-      } else {
-        if (channel < map.channels) {
-          store(&pixel[channel * map.stride_channel], first);
-        }
-        if (channel + 1 < map.channels) {
-          store(&pixel[(channel + 1) * map.stride_channel], second);
-        }
-      }
-    }
+    write_row<typename Shape::Number>(to, place, place.first + share.row(2 * half), channel, sums,
+                                      half, half == 0 ? first_factor : second_factor);
   }
 }
 

@@ -10,6 +10,7 @@
 // tile. Else one launch has the pixels as queries (three products) and one as keys (four).
 #include "common/cuda/attention.cuh"
 #include "common/cuda/attention.h"
+#include "common/cuda/whole_sets.h"
 
 namespace openseg {
 namespace {
@@ -287,12 +288,9 @@ BackwardCall call_of(const AttentionBackward& call, const float* delta, bool as_
   return result;
 }
 
-void launch_backward(const BackwardCall& call, bool tf32, void* stream) {
-  if (tf32) {
-    launch_backward<tfloat32>(call, stream);
-  } else {
-    OPENSEG_DISPATCH_FLOATING(call.grad_map.map.dtype, launch_backward<scalar_t>(call, stream))
-  }
+void launch_backward(const BackwardCall& call, bool allow_tf32, void* stream) {
+  OPENSEG_DISPATCH_PRODUCTS(call.grad_map.map.dtype, allow_tf32,
+                            launch_backward<scalar_t>(call, stream))
 }
 
 }  // namespace
@@ -301,14 +299,16 @@ void attention_backward_cuda(const AttentionBackward& call, float* delta, bool a
                              void* stream) {
   const Attention& forward = call.forward;
   check_attention(forward);
+  if (whole_sets_backward_cuda(call, allow_tf32, stream)) {
+    return;
+  }
   const DeltaCall delta_call{make_program(forward.sets), forward.out, call.grad_out, delta};
   OPENSEG_DISPATCH_FLOATING(forward.out.dtype, launch_delta<scalar_t>(delta_call, stream))
-  const bool tf32 = allow_tf32 && forward.out.dtype == DType::float32;
   if (forward.shared) {
-    launch_backward(call_of(call, delta, true, true), tf32, stream);
+    launch_backward(call_of(call, delta, true, true), allow_tf32, stream);
   } else {
-    launch_backward(call_of(call, delta, true, false), tf32, stream);
-    launch_backward(call_of(call, delta, false, true), tf32, stream);
+    launch_backward(call_of(call, delta, true, false), allow_tf32, stream);
+    launch_backward(call_of(call, delta, false, true), allow_tf32, stream);
   }
 }
 

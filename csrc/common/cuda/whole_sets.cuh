@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: MIT
+// What the passes of attention in whole sets share. A block has all pixels of one set, and the
+// weights of all pairs of them in shared memory: sums over pixels are complete in the block, and
+// maps are read once for each product over their channels. These come in tiles, 128 bytes of
+// channels of all pixels, two at a time: of two maps, or of one map twice as many channels.
+//
+// A warp has 32 rows of every product, so that what it loads of the right factor serves two mma.
+#pragma once
+
+#include "common/cuda/attention.cuh"
+#include "common/map_tile.cuh"
+
+namespace openseg {
+
+// Steps that need the same maps. Where they are one map, it is twice.
+struct TilePairs {
+  Source maps[2];
+  bool one_map;
+  int steps;
+};
+
+constexpr int max_tile_pairs = 3;
+
+struct SetProgram {
+  TilePairs pairs[max_tile_pairs];
+  PixelSets sets;
+  int stages;  // pairs of tiles in shared memory; with 2, one is loaded while the other is used
+};
+
+template <typename T, int size>
+struct SetShape {
+  using Number = T;
+  static constexpr int rows = size;
+  static constexpr int threads = 2 * rows;  // two warps for 32 rows: each has half of the columns
+  static constexpr int blocks = rows == 64 ? 4 : rows == 128 ? 2 : 1;  // of a multiprocessor
+  static constexpr int score_tiles = rows / 16;  // of 8 columns
+  static constexpr int channels = tile_channels<T>;
+  static constexpr int tile = rows * tile_stride<T>;
+  static constexpr int weights_stride = rows + 16 / sizeof(T);
+};
+
+template <typename Shape>
+struct SetMemory {
+  using T = typename Shape::Number;
+  T* tiles;
+  T* weights;
+  float* by_row;  // [2, rows]: of the two warps that share a row
+  int* pixels;    // of the set: where they lie in a map
+
+  __host__ __device__ SetMemory(SharedMemory& shared, const SetProgram& program)
+      : tiles(shared.take<T>(program.stages * 2 * Shape::tile)),
+        weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
+        by_row(shared.take<float>(2 * Shape::rows)),
+        pixels(shared.take<int>(Shape::rows)) {}
+};
+
+// The place of a set whose pixels have been looked up.
+struct SetPlace : Place {
+  const int* pixels;
+
+  __device__ SetPlace(const SetProgram& program, int* table, int rows)
+      : Place(program.sets, 1, rows), pixels(table) {
+    for (int n = threadIdx.x; n < length; n += blockDim.x) {
+      table[n] = (int)Place::pixel(n);
+    }
+    sync_block();
+  }
+
+  __device__ int64_t pixel(int n) const { return pixels[n]; }
+};
+
+// The tiles of a block, in the order of the program.
+template <typename Shape>
+class TileStream {
+ public:
+  using T = typename Shape::Number;
+
+  __device__ TileStream(const SetProgram& program, const SetPlace& place, T* tiles)
+      : program_(program), place_(place), tiles_(tiles) {
+    if (program.stages == 2) {
+      load();
+    }
+  }
+
+  // The next two tiles, side by side. Those of the call before may be overwritten; what threads
+  // wrote to shared memory before the call is there for all.
+  __device__ const T* next() {
+    if (program_.stages == 1) {
+      sync_block();
+      load();
+    }
+    wait_for_copies<0>();
+    sync_block();
+    const T* const pair = stage();
+    stage_ = program_.stages - 1 - stage_;
+    if (program_.stages == 2) {
+      load();
+    }
+    return pair;
+  }
+
+ private:
+  __device__ T* stage() const { return tiles_ + stage_ * 2 * Shape::tile; }
+
+  __device__ void load() {
+    if (phase_ == max_tile_pairs) {
+      return;
+    }
+    const TilePairs& pairs = program_.pairs[phase_];
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      const int tile = pairs.one_map ? 2 * step_ + i : step_;
+      copy_piece<T, Shape::rows, Shape::channels, tile_stride<T>>(
+          stage() + i * Shape::tile, pairs.maps[i], place_, 0, tile * Shape::channels);
+    }
+    commit_copies();
+    if (++step_ == pairs.steps) {
+      step_ = 0;
+      do {
+        ++phase_;
+      } while (phase_ < max_tile_pairs && program_.pairs[phase_].steps == 0);
+    }
+  }
+
+  const SetProgram& program_;
+  const SetPlace place_;
+  T* tiles_;
+  int stage_ = 0;
+  int phase_ = 0, step_ = 0;  // to load
+};
+
+// Of the four rows that a lane has part in: row(m, 2 * half).
+using RowValues = float[2][2];
+
+template <typename Shape>
+class SetBlock {
+ public:
+  using T = typename Shape::Number;
+  using Scores = float[2][Shape::score_tiles][4];
+
+  __device__ SetBlock(const SetProgram& program, SharedMemory& shared)
+      : program_(program),
+        memory_(shared, program),
+        place_(program, memory_.pixels, Shape::rows),
+        stream_(program, place_, memory_.tiles) {}
+
+  __device__ const SetPlace& place() const { return place_; }
+  __device__ int column_warp() const { return column_warp_; }
+  __device__ const T* next_tiles() { return stream_.next(); }
+
+  // Where numbers 2 * half, 2 * half + 1 of products of the 16 rows m lie.
+  __device__ int row(int m, int half) const {
+    return row_warp_ * 32 + m * 16 + half * 8 + lane_index() / 4;
+  }
+  // Of tile i of Scores. Two neighbours in turn belong to each of the two warps, so that both have
+  // as many columns of a set that is shorter than the shape.
+  __device__ int column(int i) const {
+    return (i / 2 * 2 + column_warp_) * 16 + i % 2 * 8 + lane_index() % 4 * 2;
+  }
+
+  // scores += left rightT, over the channels of a tile.
+  __device__ void add_scores(Scores& scores, const T* left, const T* right) const {
+    if (!has_rows()) {
+      return;
+    }
+    left += row_warp_ * 32 * tile_stride<T>;
+    right += column_warp_ * 16 * tile_stride<T>;
+#pragma unroll 1
+    for (int channel = 0; channel < Shape::channels; channel += step_depth<T>) {
+      uint32_t lefts[2][4];
+      load_left(lefts[0], left + channel, tile_stride<T>);
+      load_left(lefts[1], left + 16 * tile_stride<T> + channel, tile_stride<T>);
+#pragma unroll
+      for (int i = 0; i < Shape::score_tiles; i += 2) {
+        if (has_columns(i)) {
+          uint32_t rights[2][2];
+          load_right_transposed(rights, right + i * 16 * tile_stride<T> + channel, tile_stride<T>);
+#pragma unroll
+          for (int m = 0; m < 2; ++m) {
+            multiply<T>(scores[m][i], lefts[m], rights[0]);
+            multiply<T>(scores[m][i + 1], lefts[m], rights[1]);
+          }
+        }
+      }
+    }
+  }
+
+  // Turns the products of query and key, whose tiles are the first pairs, into the exponentials of
+  // scaled scores less the greatest of a row, and sums them.
+  __device__ void weigh(Scores& scores, float scale, RowValues& most, RowValues& total) {
+    const TilePairs& pairs = program_.pairs[0];
+#pragma unroll 1
+    for (int step = 0; step < pairs.steps; ++step) {
+      const T* const tiles = next_tiles();
+#pragma unroll 1
+      for (int i = 0; i < (pairs.one_map ? 2 : 1); ++i) {
+        add_scores(scores, tiles + i * Shape::tile, tiles + (pairs.one_map ? i : 1) * Shape::tile);
+      }
+    }
+    fill(most, -infinity());
+    fill(total, 0);
+    for_each([&](int m, int i, int e) {
+      const bool counts = column(i) + e % 2 < place_.length;
+      scores[m][i][e] = counts ? scores[m][i][e] * scale : -infinity();
+      most[m][e / 2] = fmaxf(most[m][e / 2], scores[m][i][e]);
+    });
+    combine(most, [](float a, float b) { return fmaxf(a, b); });
+    for_each([&](int m, int i, int e) {
+      scores[m][i][e] = exp_fast(scores[m][i][e] - most[m][e / 2]);
+      total[m][e / 2] += scores[m][i][e];
+    });
+    combine(total, [](float a, float b) { return a + b; });
+  }
+
+  // Calls f(m, i, e) for each number of Scores.
+  template <typename F>
+  __device__ static void for_each(const F& f) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int i = 0; i < Shape::score_tiles; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          f(m, i, e);
+        }
+      }
+    }
+  }
+
+  __device__ static void fill(RowValues& values, float value) {
+    values[0][0] = values[0][1] = values[1][0] = values[1][1] = value;
+  }
+
+  // Over whole rows, from what each lane has of them.
+  template <typename F>
+  __device__ void combine(RowValues& values, const F& f) {
+    sync_block();  // by_row has been read
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float value = f(values[m][half], shuffle_xor(values[m][half], 1));
+        value = f(value, shuffle_xor(value, 2));
+        if (lane_index() % 4 == 0) {
+          memory_.by_row[column_warp_ * Shape::rows + row(m, half)] = value;
+        }
+      }
+    }
+    sync_block();
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* const two = memory_.by_row + row(m, half);
+        values[m][half] = f(two[0], two[Shape::rows]);
+      }
+    }
+  }
+
+  // Numbers 2 * half, 2 * half + 1 of a tile of Scores, in the weights.
+  __device__ T* weights(int m, int i, int half) const {
+    return memory_.weights + row(m, half) * Shape::weights_stride + column(i);
+  }
+
+  __device__ void store_weights(const Scores& scores) const {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int i = 0; i < Shape::score_tiles; ++i) {
+        store_pair(weights(m, i, 0), scores[m][i][0], scores[m][i][1]);
+        store_pair(weights(m, i, 1), scores[m][i][2], scores[m][i][3]);
+      }
+    }
+  }
+
+  // sums += weights tile, or with the weights transposed, for 8 * count channels of the tile.
+  template <bool transposed, int count>
+  __device__ void mix(float (&sums)[2][count][4], const T* tile) const {
+    if (!has_rows()) {
+      return;
+    }
+    constexpr int along = transposed ? Shape::weights_stride : 1;
+    constexpr int across = transposed ? 1 : Shape::weights_stride;
+    const T* const left = memory_.weights + row_warp_ * 32 * across;
+#pragma unroll 1
+    for (int n = 0; n < place_.length; n += step_depth<T>) {
+      uint32_t lefts[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        const T* const part = left + n * along + m * 16 * across;
+        if constexpr (transposed) {
+          load_left_transposed(lefts[m], part, Shape::weights_stride);
+        } else {
+          load_left(lefts[m], part, Shape::weights_stride);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < count; i += 2) {
+        uint32_t rights[2][2];
+        load_right(rights, tile + n * tile_stride<T> + i * 8, tile_stride<T>);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          multiply<T>(sums[m][i], lefts[m], rights[0]);
+          multiply<T>(sums[m][i + 1], lefts[m], rights[1]);
+        }
+      }
+    }
+  }
+
+  // Writes factors * sums to 8 * count channels of the pixels.
+  template <int count>
+  __device__ void write(const Source& to, int channel, const float (&sums)[2][count][4],
+                        const RowValues& factors) const {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        write_row<T>(to, place_, row(m, half), channel, sums[m], half, factors[m][half]);
+      }
+    }
+  }
+
+ private:
+  __device__ bool has_rows() const { return row_warp_ * 32 < place_.length; }
+  __device__ bool has_columns(int i) const {
+    return (i / 2 * 2 + column_warp_) * 16 < place_.length;
+  }
+
+  const SetProgram& program_;
+  const SetMemory<Shape> memory_;
+  const SetPlace place_;
+  TileStream<Shape> stream_;
+  const int row_warp_ = warp_index() / 2;
+  const int column_warp_ = warp_index() % 2;
+};
+
+inline TilePairs tile_pairs(const Map& first, const Map& second, bool one_map) {
+  const int64_t tile = 128 / (first.dtype == DType::float32 ? 4 : 2);
+  TilePairs pairs;
+  pairs.maps[0] = source_of(first);
+  pairs.maps[1] = source_of(second);
+  pairs.one_map = one_map;
+  pairs.steps = (int)ceil_div(first.channels, one_map ? 2 * tile : tile);
+  return pairs;
+}
+
+// Calls start(shape, bytes of shared memory) for the smallest shape that has room for the sets, if
+// one has and fits into shared memory.
+template <typename T, int rows = 64, typename Start>
+bool start_with_shape(SetProgram& program, const Start& start) {
+  using Shape = SetShape<T, rows>;
+  if (program.sets.pixels() > rows) {
+    if constexpr (rows < 192) {
+      return start_with_shape<T, rows + 64>(program, start);
+    }
+    return false;
+  }
+  for (program.stages = 2; program.stages > 0; --program.stages) {
+    SharedMemory shared(nullptr);
+    SetMemory<Shape>(shared, program);
+    if (shared.bytes() <= shared_memory_limit()) {
+      start(Shape(), shared.bytes());
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace openseg
