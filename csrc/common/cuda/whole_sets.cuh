@@ -32,8 +32,10 @@ struct SetShape {
   using Number = T;
   static constexpr int rows = size;
   static constexpr int threads = 2 * rows;  // two warps for 32 rows: each has half of the columns
-  static constexpr int blocks = rows == 64 ? 4 : rows == 128 ? 2 : 1;  // of a multiprocessor
-  static constexpr int score_tiles = rows / 16;  // of 8 columns
+  static constexpr int blocks = rows == 64                      ? 4
+                                : rows == 128 && sizeof(T) == 2 ? 2
+                                                                : 1;  // of a multiprocessor
+  static constexpr int score_tiles = rows / 16;                       // of 8 columns
   static constexpr int channels = tile_channels<T>;
   static constexpr int tile = rows * tile_stride<T>;
   static constexpr int weights_stride = rows + 16 / sizeof(T);
@@ -78,7 +80,7 @@ class TileStream {
   __device__ TileStream(const SetProgram& program, const SetPlace& place, T* tiles)
       : program_(program), place_(place), tiles_(tiles) {
     if (program.stages == 2) {
-      load();
+      load(0);
     }
   }
 
@@ -87,46 +89,47 @@ class TileStream {
   __device__ const T* next() {
     if (program_.stages == 1) {
       sync_block();
-      load();
+      load(step_);
     }
     wait_for_copies<0>();
     sync_block();
-    const T* const pair = stage();
-    stage_ = program_.stages - 1 - stage_;
+    const T* const pair = stage(step_);
+    ++step_;
     if (program_.stages == 2) {
-      load();
+      load(step_);
     }
     return pair;
   }
 
  private:
-  __device__ T* stage() const { return tiles_ + stage_ * 2 * Shape::tile; }
+  __device__ T* stage(int step) const {
+    return tiles_ + (step & (program_.stages - 1)) * 2 * Shape::tile;
+  }
 
-  __device__ void load() {
-    if (phase_ == max_tile_pairs) {
-      return;
-    }
-    const TilePairs& pairs = program_.pairs[phase_];
+  __device__ void load(int step) {
+    T* const to = stage(step);
 #pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-      const int tile = pairs.one_map ? 2 * step_ + i : step_;
-      copy_piece<T, Shape::rows, Shape::channels, tile_stride<T>>(
-          stage() + i * Shape::tile, pairs.maps[i], place_, 0, tile * Shape::channels);
-    }
-    commit_copies();
-    if (++step_ == pairs.steps) {
-      step_ = 0;
-      do {
-        ++phase_;
-      } while (phase_ < max_tile_pairs && program_.pairs[phase_].steps == 0);
+    for (int phase = 0; phase < max_tile_pairs; ++phase) {
+      const TilePairs& pairs = program_.pairs[phase];
+      if (step >= pairs.steps) {
+        step -= pairs.steps;
+        continue;
+      }
+#pragma unroll 1
+      for (int i = 0; i < 2; ++i) {
+        const int tile = pairs.one_map ? 2 * step + i : step;
+        copy_piece<T, Shape::rows, Shape::channels, tile_stride<T>>(
+            to + i * Shape::tile, pairs.maps[i], place_, 0, tile * Shape::channels);
+      }
+      commit_copies();
+      return;
     }
   }
 
   const SetProgram& program_;
   const SetPlace place_;
   T* tiles_;
-  int stage_ = 0;
-  int phase_ = 0, step_ = 0;  // to load
+  int step_ = 0;  // of the next tiles
 };
 
 // Of the four rows that a lane has part in: row(m, 2 * half).
@@ -145,28 +148,26 @@ class SetBlock {
         stream_(program, place_, memory_.tiles) {}
 
   __device__ const SetPlace& place() const { return place_; }
-  __device__ int column_warp() const { return column_warp_; }
+  __device__ static int column_warp() { return warp_index() % 2; }
   __device__ const T* next_tiles() { return stream_.next(); }
 
   // Where numbers 2 * half, 2 * half + 1 of products of the 16 rows m lie.
   __device__ int row(int m, int half) const {
-    return row_warp_ * 32 + m * 16 + half * 8 + lane_index() / 4;
+    return row_warp() * 32 + m * 16 + half * 8 + lane_index() / 4;
   }
   // Of tile i of Scores. Two neighbours in turn belong to each of the two warps, so that both have
   // as many columns of a set that is shorter than the shape.
   __device__ int column(int i) const {
-    return (i / 2 * 2 + column_warp_) * 16 + i % 2 * 8 + lane_index() % 4 * 2;
+    return (i / 2 * 2 + column_warp()) * 16 + i % 2 * 8 + lane_index() % 4 * 2;
   }
 
   // scores += left rightT, over the channels of a tile.
   __device__ void add_scores(Scores& scores, const T* left, const T* right) const {
-    if (!has_rows()) {
-      return;
-    }
-    left += row_warp_ * 32 * tile_stride<T>;
-    right += column_warp_ * 16 * tile_stride<T>;
+    left += row_warp() * 32 * tile_stride<T>;
+    right += column_warp() * 16 * tile_stride<T>;
 #pragma unroll 1
-    for (int channel = 0; channel < Shape::channels; channel += step_depth<T>) {
+    for (int channel = has_rows() ? 0 : Shape::channels; channel < Shape::channels;
+         channel += step_depth<T>) {
       uint32_t lefts[2][4];
       load_left(lefts[0], left + channel, tile_stride<T>);
       load_left(lefts[1], left + 16 * tile_stride<T> + channel, tile_stride<T>);
@@ -242,7 +243,7 @@ class SetBlock {
         float value = f(values[m][half], shuffle_xor(values[m][half], 1));
         value = f(value, shuffle_xor(value, 2));
         if (lane_index() % 4 == 0) {
-          memory_.by_row[column_warp_ * Shape::rows + row(m, half)] = value;
+          memory_.by_row[column_warp() * Shape::rows + row(m, half)] = value;
         }
       }
     }
@@ -276,14 +277,11 @@ class SetBlock {
   // sums += weights tile, or with the weights transposed, for 8 * count channels of the tile.
   template <bool transposed, int count>
   __device__ void mix(float (&sums)[2][count][4], const T* tile) const {
-    if (!has_rows()) {
-      return;
-    }
     constexpr int along = transposed ? Shape::weights_stride : 1;
     constexpr int across = transposed ? 1 : Shape::weights_stride;
-    const T* const left = memory_.weights + row_warp_ * 32 * across;
+    const T* const left = memory_.weights + row_warp() * 32 * across;
 #pragma unroll 1
-    for (int n = 0; n < place_.length; n += step_depth<T>) {
+    for (int n = has_rows() ? 0 : place_.length; n < place_.length; n += step_depth<T>) {
       uint32_t lefts[2][4];
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
@@ -321,17 +319,16 @@ class SetBlock {
   }
 
  private:
-  __device__ bool has_rows() const { return row_warp_ * 32 < place_.length; }
+  __device__ bool has_rows() const { return row_warp() * 32 < place_.length; }
   __device__ bool has_columns(int i) const {
-    return (i / 2 * 2 + column_warp_) * 16 < place_.length;
+    return (i / 2 * 2 + column_warp()) * 16 < place_.length;
   }
 
   const SetProgram& program_;
   const SetMemory<Shape> memory_;
   const SetPlace place_;
   TileStream<Shape> stream_;
-  const int row_warp_ = warp_index() / 2;
-  const int column_warp_ = warp_index() % 2;
+  __device__ static int row_warp() { return warp_index() / 2; }
 };
 
 inline TilePairs tile_pairs(const Map& first, const Map& second, bool one_map) {
@@ -344,14 +341,14 @@ inline TilePairs tile_pairs(const Map& first, const Map& second, bool one_map) {
   return pairs;
 }
 
-// Calls start(shape, bytes of shared memory) for the smallest shape that has room for the sets, if
-// one has and fits into shared memory.
-template <typename T, int rows = 64, typename Start>
+// Calls start(shape, bytes of shared memory) for the smallest shape of at most `most` rows that has
+// room for the sets, if there is one and it fits into shared memory.
+template <typename T, int most, int rows = 64, typename Start>
 bool start_with_shape(SetProgram& program, const Start& start) {
   using Shape = SetShape<T, rows>;
   if (program.sets.pixels() > rows) {
-    if constexpr (rows < 192) {
-      return start_with_shape<T, rows + 64>(program, start);
+    if constexpr (rows < most) {
+      return start_with_shape<T, most, rows + 64>(program, start);
     }
     return false;
   }

@@ -104,7 +104,9 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
 
 template <typename T>
 bool launch_backward(SetsBackward call, void* stream) {
-  return start_with_shape<T>(call.program, [&](auto shape, int64_t shared_bytes) {
+  // Of 32-bit numbers, the registers of a multiprocessor do not suffice for more.
+  constexpr int most = sizeof(T) == 2 ? 192 : 128;
+  return start_with_shape<T, most>(call.program, [&](auto shape, int64_t shared_bytes) {
     using Shape = decltype(shape);
     launch(whole_sets_backward_kernel<Shape>, call.program.sets.count() * call.grad_query.map.batch,
            Shape::threads, shared_bytes, stream, call);

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
 
 template <typename T>
 bool launch_forward(SetsForward call, void* stream) {
-  return start_with_shape<T>(call.program, [&](auto shape, int64_t shared_bytes) {
+  return start_with_shape<T, 192>(call.program, [&](auto shape, int64_t shared_bytes) {
     using Shape = decltype(shape);
     launch(whole_sets_forward_kernel<Shape>, call.program.sets.count() * call.out.map.batch,
            Shape::threads, shared_bytes, stream, call);
