@@ -38,6 +38,15 @@ CASES = [
     # All scores are so low that exp(-score) overflows.
     Case(1, 16, 8, whole_image(3, 4), "bfloat16", shared=True, mean=10.0, scale=-0.25),
     Case(0, 8, 8, whole_image(2, 2)),
+    # Beyond what a block takes as a whole, on every GPU or on some.
+    Case(1, 8, 8, whole_image(13, 15)),
+    Case(1, 72, 264, whole_image(13, 10), "float16", shared=True, scale=0.1),
+    Case(1, 256, 8, whole_image(5, 13), "tf32"),
+    Case(1, 33, 300, whole_image(5, 13), "float32", channels_last=False, shared=True),
+    Case(2, 5, 7, whole_image(13, 10), "float16", sliced=True, channels_last=False),
+    Case(1, 8, 8, whole_image(13, 15), "bfloat16", spread=200.0, scale=0.1),
+    Case(1, 8, 8, whole_image(13, 15), "float32", spread=100.0, scale=-0.1),
+    Case(1, 16, 8, whole_image(13, 15), "bfloat16", shared=True, mean=10.0, scale=-0.25),
 ]
 
 
