@@ -12,11 +12,11 @@
 
 namespace openseg {
 
-// Steps that need the same maps. Where they are one map, it is twice.
+// What steps `begin` … `end` - 1 of a block need. Where it is of one map, that is here twice.
 struct TilePairs {
   Source maps[2];
   bool one_map;
-  int steps;
+  int begin, end;
 };
 
 constexpr int max_tile_pairs = 3;
@@ -44,16 +44,16 @@ struct SetShape {
 template <typename Shape>
 struct SetMemory {
   using T = typename Shape::Number;
-  T* tiles;
   T* weights;
   float* by_row;  // [2, rows]: of the two warps that share a row
   int* pixels;    // of the set: where they lie in a map
+  T* tiles;       // last: what lies before them has its place without a register
 
   __host__ __device__ SetMemory(SharedMemory& shared, const SetProgram& program)
-      : tiles(shared.take<T>(program.stages * 2 * Shape::tile)),
-        weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
+      : weights(shared.take<T>(Shape::rows * Shape::weights_stride)),
         by_row(shared.take<float>(2 * Shape::rows)),
-        pixels(shared.take<int>(Shape::rows)) {}
+        pixels(shared.take<int>(Shape::rows)),
+        tiles(shared.take<T>(program.stages * 2 * Shape::tile)) {}
 };
 
 // The place of a set whose pixels have been looked up.
@@ -84,22 +84,27 @@ class TileStream {
     }
   }
 
-  // The next two tiles, side by side. Those of the call before may be overwritten; what threads
-  // wrote to shared memory before the call is there for all.
-  __device__ const T* next() {
+  // Goes on to the next two tiles, side by side, if they are of these. Those of the step before may
+  // be overwritten; what threads wrote to shared memory before the call is there for all.
+  __device__ bool next(const TilePairs& pairs) {
+    if (taken_ == pairs.end) {
+      return false;
+    }
     if (program_.stages == 1) {
       sync_block();
-      load(step_);
+      load(taken_);
     }
     wait_for_copies<0>();
     sync_block();
-    const T* const pair = stage(step_);
-    ++step_;
     if (program_.stages == 2) {
-      load(step_);
+      load(taken_ + 1);
     }
-    return pair;
+    ++taken_;
+    return true;
   }
+
+  __device__ int step() const { return taken_ - 1; }
+  __device__ const T* tiles() const { return stage(step()); }
 
  private:
   __device__ T* stage(int step) const {
@@ -111,13 +116,12 @@ class TileStream {
 #pragma unroll 1
     for (int phase = 0; phase < max_tile_pairs; ++phase) {
       const TilePairs& pairs = program_.pairs[phase];
-      if (step >= pairs.steps) {
-        step -= pairs.steps;
+      if (step >= pairs.end) {
         continue;
       }
 #pragma unroll 1
       for (int i = 0; i < 2; ++i) {
-        const int tile = pairs.one_map ? 2 * step + i : step;
+        const int tile = pairs.one_map ? 2 * (step - pairs.begin) + i : step - pairs.begin;
         copy_piece<T, Shape::rows, Shape::channels, tile_stride<T>>(
             to + i * Shape::tile, pairs.maps[i], place_, 0, tile * Shape::channels);
       }
@@ -129,8 +133,44 @@ class TileStream {
   const SetProgram& program_;
   const SetPlace place_;
   T* tiles_;
-  int step_ = 0;  // of the next tiles
+  int taken_ = 0;
 };
+
+// Products over pixels. Those of 32-bit numbers take the pixels of a step in another order, t and
+// t + 4 of mma being 2t and 2t + 1: then rows that are an odd multiple of 16 bytes apart are read
+// without bank conflicts, and weights lie in that order in their rows.
+template <typename T>
+__device__ int weight_position(int column) {
+  return sizeof(T) == 2 ? column : column / 8 * 8 + column % 2 * 4 + column % 8 / 2;
+}
+
+template <typename T>
+__device__ void load_weights_transposed(uint32_t (&a)[4], const T* weights, int stride) {
+  if constexpr (sizeof(T) == 2) {
+    load_left_transposed(a, weights, stride);
+  } else {
+    const int lane = lane_index();
+    const T* const row = weights + lane % 4 * 2 * stride + weight_position<T>(lane / 4);
+    for (int half = 0; half < 2; ++half) {
+      a[half] = bits_of(to_float(row[8 * half]));
+      a[half + 2] = bits_of(to_float(row[stride + 8 * half]));
+    }
+  }
+}
+
+template <typename T>
+__device__ void load_pixels(uint32_t (&b)[2][2], const T* tile, int stride) {
+  if constexpr (sizeof(T) == 2) {
+    load_right(b, tile, stride);
+  } else {
+    const int lane = lane_index();
+    const T* const row = tile + lane % 4 * 2 * stride + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+      b[half][0] = bits_of(to_float(row[8 * half]));
+      b[half][1] = bits_of(to_float(row[stride + 8 * half]));
+    }
+  }
+}
 
 // Of the four rows that a lane has part in: row(m, 2 * half).
 using RowValues = float[2][2];
@@ -149,7 +189,14 @@ class SetBlock {
 
   __device__ const SetPlace& place() const { return place_; }
   __device__ static int column_warp() { return warp_index() % 2; }
-  __device__ const T* next_tiles() { return stream_.next(); }
+  // See TileStream.
+  __device__ bool next(const TilePairs& pairs) { return stream_.next(pairs); }
+  __device__ const T* tile(int i) const { return stream_.tiles() + i * Shape::tile; }
+  // The first channel of tile i.
+  __device__ int channel(const TilePairs& pairs, int i) const {
+    const int step = stream_.step() - pairs.begin;
+    return (pairs.one_map ? 2 * step + i : step) * Shape::channels;
+  }
 
   // Where numbers 2 * half, 2 * half + 1 of products of the 16 rows m lie.
   __device__ int row(int m, int half) const {
@@ -187,19 +234,18 @@ class SetBlock {
   }
 
   // Turns the products of query and key, whose tiles are the first pairs, into the exponentials of
-  // scaled scores less the greatest of a row, and sums them.
-  __device__ void weigh(Scores& scores, float scale, RowValues& most, RowValues& total) {
+  // scaled scores less the greatest of a row, and says by what they are to be multiplied.
+  __device__ void weigh(Scores& scores, float scale, RowValues& most, RowValues& inverse) {
     const TilePairs& pairs = program_.pairs[0];
 #pragma unroll 1
-    for (int step = 0; step < pairs.steps; ++step) {
-      const T* const tiles = next_tiles();
+    while (next(pairs)) {
 #pragma unroll 1
       for (int i = 0; i < (pairs.one_map ? 2 : 1); ++i) {
-        add_scores(scores, tiles + i * Shape::tile, tiles + (pairs.one_map ? i : 1) * Shape::tile);
+        add_scores(scores, tile(i), tile(pairs.one_map ? i : 1));
       }
     }
     fill(most, -infinity());
-    fill(total, 0);
+    fill(inverse, 0);
     for_each([&](int m, int i, int e) {
       const bool counts = column(i) + e % 2 < place_.length;
       scores[m][i][e] = counts ? scores[m][i][e] * scale : -infinity();
@@ -208,9 +254,12 @@ class SetBlock {
     combine(most, [](float a, float b) { return fmaxf(a, b); });
     for_each([&](int m, int i, int e) {
       scores[m][i][e] = exp_fast(scores[m][i][e] - most[m][e / 2]);
-      total[m][e / 2] += scores[m][i][e];
+      inverse[m][e / 2] += scores[m][i][e];
     });
-    combine(total, [](float a, float b) { return a + b; });
+    combine(inverse, [](float a, float b) { return a + b; });
+    for (int i = 0; i < 4; ++i) {
+      inverse[i / 2][i % 2] = 1.0f / inverse[i / 2][i % 2];
+    }
   }
 
   // Calls f(m, i, e) for each number of Scores.
@@ -258,9 +307,27 @@ class SetBlock {
     }
   }
 
-  // Numbers 2 * half, 2 * half + 1 of a tile of Scores, in the weights.
+  // Where the weight of number 2 * half of a tile of Scores is; that of 2 * half + 1 goes with it.
   __device__ T* weights(int m, int i, int half) const {
-    return memory_.weights + row(m, half) * Shape::weights_stride + column(i);
+    return memory_.weights + row(m, half) * Shape::weights_stride + weight_position<T>(column(i));
+  }
+
+  __device__ static void load_weights(const T* at, float& first, float& second) {
+    struct alignas(4) Pair {
+      T values[4 / sizeof(T)];
+    };
+    const Pair pair = *reinterpret_cast<const Pair*>(at);
+    first = to_float(pair.values[0]);
+    second = to_float(sizeof(T) == 2 ? pair.values[4 / sizeof(T) - 1] : at[4]);
+  }
+
+  __device__ static void store_weights(T* at, float first, float second) {
+    if constexpr (sizeof(T) == 2) {
+      store_pair(at, first, second);
+    } else {
+      store(at, first);
+      store(at + 4, second);
+    }
   }
 
   __device__ void store_weights(const Scores& scores) const {
@@ -268,8 +335,8 @@ class SetBlock {
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
       for (int i = 0; i < Shape::score_tiles; ++i) {
-        store_pair(weights(m, i, 0), scores[m][i][0], scores[m][i][1]);
-        store_pair(weights(m, i, 1), scores[m][i][2], scores[m][i][3]);
+        store_weights(weights(m, i, 0), scores[m][i][0], scores[m][i][1]);
+        store_weights(weights(m, i, 1), scores[m][i][2], scores[m][i][3]);
       }
     }
   }
@@ -287,7 +354,7 @@ class SetBlock {
       for (int m = 0; m < 2; ++m) {
         const T* const part = left + n * along + m * 16 * across;
         if constexpr (transposed) {
-          load_left_transposed(lefts[m], part, Shape::weights_stride);
+          load_weights_transposed(lefts[m], part, Shape::weights_stride);
         } else {
           load_left(lefts[m], part, Shape::weights_stride);
         }
@@ -295,7 +362,7 @@ class SetBlock {
 #pragma unroll
       for (int i = 0; i < count; i += 2) {
         uint32_t rights[2][2];
-        load_right(rights, tile + n * tile_stride<T> + i * 8, tile_stride<T>);
+        load_pixels(rights, tile + n * tile_stride<T> + i * 8, tile_stride<T>);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           multiply<T>(sums[m][i], lefts[m], rights[0]);
@@ -320,9 +387,7 @@ class SetBlock {
 
  private:
   __device__ bool has_rows() const { return row_warp() * 32 < place_.length; }
-  __device__ bool has_columns(int i) const {
-    return (i / 2 * 2 + column_warp()) * 16 < place_.length;
-  }
+  __device__ bool has_columns(int i) const { return i * 16 < place_.length - column_warp() * 16; }
 
   const SetProgram& program_;
   const SetMemory<Shape> memory_;
@@ -331,13 +396,16 @@ class SetBlock {
   __device__ static int row_warp() { return warp_index() / 2; }
 };
 
-inline TilePairs tile_pairs(const Map& first, const Map& second, bool one_map) {
+// The maps of the products that come after those of `before`.
+inline TilePairs tile_pairs(const TilePairs& before, const Map& first, const Map& second,
+                            bool one_map) {
   const int64_t tile = 128 / (first.dtype == DType::float32 ? 4 : 2);
   TilePairs pairs;
   pairs.maps[0] = source_of(first);
   pairs.maps[1] = source_of(second);
   pairs.one_map = one_map;
-  pairs.steps = (int)ceil_div(first.channels, one_map ? 2 * tile : tile);
+  pairs.begin = before.end;
+  pairs.end = before.end + (int)ceil_div(first.channels, one_map ? 2 * tile : tile);
   return pairs;
 }
 

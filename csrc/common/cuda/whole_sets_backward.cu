@@ -19,12 +19,6 @@ struct SetsBackward {
   float scale;
 };
 
-// Two neighbours in one access.
-template <typename T>
-struct alignas(2 * sizeof(T)) NumberPair {
-  T first, second;
-};
-
 // Turns the gradients of weights into those of scores, and puts them in the place of the weights.
 template <typename Shape>
 __device__ void store_grad_scores(SetBlock<Shape>& block, typename SetBlock<Shape>::Scores& grads) {
@@ -37,8 +31,9 @@ __device__ void store_grad_scores(SetBlock<Shape>& block, typename SetBlock<Shap
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           T* const at = block.weights(m, i, half);
-          const NumberPair<T> weights = *reinterpret_cast<const NumberPair<T>*>(at);
-          f(m, half, grads[m][i] + 2 * half, to_float(weights.first), to_float(weights.second), at);
+          float first, second;
+          block.load_weights(at, first, second);
+          f(m, half, grads[m][i] + 2 * half, first, second, at);
         }
       }
     }
@@ -49,14 +44,13 @@ __device__ void store_grad_scores(SetBlock<Shape>& block, typename SetBlock<Shap
   });
   block.combine(mean, [](float a, float b) { return a + b; });
   for_each_pair([&](int m, int half, const float* grad, float first, float second, T* at) {
-    store_pair(at, first * (grad[0] - mean[m][half]), second * (grad[1] - mean[m][half]));
+    block.store_weights(at, first * (grad[0] - mean[m][half]), second * (grad[1] - mean[m][half]));
   });
 }
 
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     whole_sets_backward_kernel(const __grid_constant__ SetsBackward call) {
-  using T = typename Shape::Number;
   using Scores = typename SetBlock<Shape>::Scores;
   SharedMemory shared;
   SetBlock<Shape> block(call.program, shared);
@@ -65,47 +59,46 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     Scores scores = {};
     RowValues most;
     block.weigh(scores, call.scale, most, factors);
-    block.for_each([&](int m, int i, int e) { scores[m][i][e] /= factors[m][e / 2]; });
+    block.for_each([&](int m, int i, int e) { scores[m][i][e] *= factors[m][e / 2]; });
     block.store_weights(scores);
   }
 
   Scores grads = {};
+  const TilePairs* const pairs = call.program.pairs;
   block.fill(factors, 1);
 #pragma unroll 1
-  for (int step = 0; step < call.program.pairs[1].steps; ++step) {
-    const T* const tiles = block.next_tiles();
-    block.add_scores(grads, tiles, tiles + Shape::tile);
-    constexpr int share = Shape::channels / 2;
-    float sums[2][share / 8][4] = {};
-    block.template mix<true>(sums, tiles + block.column_warp() * share);
-    block.write(call.grad_value, step * Shape::channels + block.column_warp() * share, sums,
-                factors);
+  while (block.next(pairs[1])) {
+    block.add_scores(grads, block.tile(0), block.tile(1));
+    constexpr int channels = Shape::channels / 2;
+    const int first = block.column_warp() * channels;
+    float sums[2][channels / 8][4] = {};
+    block.template mix<true>(sums, block.tile(0) + first);
+    block.write(call.grad_value, block.channel(pairs[1], 0) + first, sums, factors);
   }
   store_grad_scores(block, grads);
 
   block.fill(factors, call.scale);
-  const TilePairs& pairs = call.program.pairs[2];
-  const bool as_query = pairs.one_map || block.column_warp() == 0;
-  const bool as_key = pairs.one_map || block.column_warp() == 1;
+  const int tile = block.column_warp();
+  const bool as_query = pairs[2].one_map || tile == 0;
+  const bool as_key = pairs[2].one_map || tile == 1;
 #pragma unroll 1
-  for (int step = 0; step < pairs.steps; ++step) {
-    const T* const tile = block.next_tiles() + block.column_warp() * Shape::tile;
+  while (block.next(pairs[2])) {
     float sums[2][Shape::channels / 8][4] = {};
     if (as_query) {
-      block.template mix<false>(sums, tile);
+      block.template mix<false>(sums, block.tile(tile));
     }
     if (as_key) {
-      block.template mix<true>(sums, tile);
+      block.template mix<true>(sums, block.tile(tile));
     }
-    const int index = pairs.one_map ? 2 * step + block.column_warp() : step;
-    block.write(as_query ? call.grad_query : call.grad_key, index * Shape::channels, sums, factors);
+    block.write(as_query ? call.grad_query : call.grad_key, block.channel(pairs[2], tile), sums,
+                factors);
   }
 }
 
 template <typename T>
 bool launch_backward(SetsBackward call, void* stream) {
-  // Of 32-bit numbers, the registers of a multiprocessor do not suffice for more.
-  constexpr int most = sizeof(T) == 2 ? 192 : 128;
+  // Where a product is three of halves of numbers, registers do not suffice for 192 rows.
+  constexpr int most = std::is_same_v<T, float> ? 128 : 192;
   return start_with_shape<T, most>(call.program, [&](auto shape, int64_t shared_bytes) {
     using Shape = decltype(shape);
     launch(whole_sets_backward_kernel<Shape>, call.program.sets.count() * call.grad_query.map.batch,
@@ -124,9 +117,10 @@ bool whole_sets_backward_cuda(const AttentionBackward& call, bool allow_tf32, vo
       .grad_value = source_of(call.grad_value),
       .scale = forward.scale,
   };
-  sets.program.pairs[0] = tile_pairs(forward.query, forward.key, forward.shared);
-  sets.program.pairs[1] = tile_pairs(call.grad_out, forward.value, false);
-  sets.program.pairs[2] = tile_pairs(forward.key, forward.query, forward.shared);
+  TilePairs* const pairs = sets.program.pairs;
+  pairs[0] = tile_pairs({}, forward.query, forward.key, forward.shared);
+  pairs[1] = tile_pairs(pairs[0], call.grad_out, forward.value, false);
+  pairs[2] = tile_pairs(pairs[1], forward.key, forward.query, forward.shared);
   OPENSEG_DISPATCH_PRODUCTS(forward.query.dtype, allow_tf32,
                             return launch_backward<scalar_t>(sets, stream))
   return false;

@@ -16,35 +16,34 @@ struct SetsForward {
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     whole_sets_forward_kernel(const __grid_constant__ SetsForward call) {
-  using T = typename Shape::Number;
   SharedMemory shared;
   SetBlock<Shape> block(call.program, shared);
 
   typename SetBlock<Shape>::Scores scores = {};
   RowValues most;
-  RowValues total;
-  block.weigh(scores, call.scale, most, total);
+  RowValues inverse;
+  block.weigh(scores, call.scale, most, inverse);
   block.store_weights(scores);
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      total[m][half] = 1.0f / total[m][half];
       const int n = block.row(m, half);
       if (block.column_warp() == 0 && lane_index() % 4 == 0 && n < block.place().length) {
         const int64_t at = block.place().set * block.place().length + n;
         call.most[at] = most[m][half];
-        call.inverse[at] = total[m][half];
+        call.inverse[at] = inverse[m][half];
       }
     }
   }
 
+  const TilePairs& pairs = call.program.pairs[1];
 #pragma unroll 1
-  for (int step = 0; step < call.program.pairs[1].steps; ++step) {
-    const T* const values = block.next_tiles() + block.column_warp() * Shape::tile;
+  while (block.next(pairs)) {
+    const int tile = block.column_warp();
     float out[2][Shape::channels / 8][4] = {};
-    block.template mix<false>(out, values);
-    block.write(call.out, (2 * step + block.column_warp()) * Shape::channels, out, total);
+    block.template mix<false>(out, block.tile(tile));
+    block.write(call.out, block.channel(pairs, tile), out, inverse);
   }
 }
 
@@ -67,8 +66,9 @@ bool whole_sets_forward_cuda(const Attention& attention, bool allow_tf32, void* 
       .inverse = attention.statistics + statistics_count(attention),
       .scale = attention.scale,
   };
-  call.program.pairs[0] = tile_pairs(attention.query, attention.key, attention.shared);
-  call.program.pairs[1] = tile_pairs(attention.value, attention.value, true);
+  TilePairs* const pairs = call.program.pairs;
+  pairs[0] = tile_pairs({}, attention.query, attention.key, attention.shared);
+  pairs[1] = tile_pairs(pairs[0], attention.value, attention.value, true);
   OPENSEG_DISPATCH_PRODUCTS(attention.query.dtype, allow_tf32,
                             return launch_forward<scalar_t>(call, stream))
   return false;
