@@ -30,6 +30,15 @@ __device__ inline void store_pair(tfloat32* to, float first, float second) {
   store_pair(&to->value, first, second);
 }
 
+// Runs the last argument with `scalar_t`, the type that products see.
+#define OPENSEG_DISPATCH_PRODUCTS(dtype, allow_tf32, ...)     \
+  if ((allow_tf32) && (dtype) == ::openseg::DType::float32) { \
+    using scalar_t = ::openseg::tfloat32;                     \
+    __VA_ARGS__;                                              \
+  } else {                                                    \
+    OPENSEG_DISPATCH_FLOATING(dtype, __VA_ARGS__)             \
+  }
+
 template <typename T>
 constexpr int step_depth = 32 / sizeof(T);
 
@@ -127,6 +136,17 @@ __device__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
     }
     mma<float>(d, a_head, b_head);
   }
+}
+
+// The sum, and the greatest, over the four lanes that share a row of d.
+__device__ inline float row_sum(float value) {
+  value += shuffle_xor(value, 1);
+  return value + shuffle_xor(value, 2);
+}
+
+__device__ inline float row_max(float value) {
+  value = fmaxf(value, shuffle_xor(value, 1));
+  return fmaxf(value, shuffle_xor(value, 2));
 }
 
 }  // namespace openseg

@@ -30,15 +30,6 @@ constexpr int64_t least_shared_memory = 99 << 10;  // that a block can have on e
     __VA_ARGS__;                             \
   }
 
-// The same for `scalar_t`, the type that products see.
-#define OPENSEG_DISPATCH_PRODUCTS(dtype, allow_tf32, ...)     \
-  if ((allow_tf32) && (dtype) == ::openseg::DType::float32) { \
-    using scalar_t = ::openseg::tfloat32;                     \
-    __VA_ARGS__;                                              \
-  } else {                                                    \
-    OPENSEG_DISPATCH_FLOATING(dtype, __VA_ARGS__)             \
-  }
-
 // Shared memory of a block: two stages of tiles, one of which is on its way while the other is
 // used, and [pixels, regions] weights.
 template <typename T, int regions>
@@ -93,17 +84,6 @@ __device__ inline int row_of(int e) {
 
 __device__ inline int column_of(int i, int e) {
   return 8 * i + 2 * (lane_index() % 4) + e % 2;
-}
-
-// The sum, and the greatest, over the four lanes that share a row.
-__device__ inline float row_sum(float value) {
-  value += shuffle_xor(value, 1);
-  return value + shuffle_xor(value, 2);
-}
-
-__device__ inline float row_max(float value) {
-  value = fmaxf(value, shuffle_xor(value, 1));
-  return fmaxf(value, shuffle_xor(value, 2));
 }
 
 template <int size>

@@ -32,6 +32,8 @@ PRODUCTS = [
     for file in (
         "common/cuda/attention_backward.cu",
         "common/cuda/attention_forward.cu",
+        "common/cuda/whole_sets_backward.cu",
+        "common/cuda/whole_sets_forward.cu",
         "object_attention/cuda/object_attention.cu",
         "spatial_gather/cuda/spatial_gather.cu",
     )

@@ -15,7 +15,6 @@
 #include "common/attention.h"
 #include "common/check.h"
 #include "common/fragments.cuh"
-#include "common/map_tile.cuh"
 
 namespace openseg {
 
@@ -97,9 +96,6 @@ struct WarpShare {
   }
   __device__ int score_column(int tile, int e = 0) const {
     return (column_warp * Shape::score_tiles + tile) * 8 + lane_index() % 4 * 2 + e % 2;
-  }
-  __device__ int value_column(int tile) const {
-    return (column_warp * Shape::value_tiles + tile) * 8 + lane_index() % 4 * 2;
   }
 
   // scores += own streamedT, over the channels of one piece.
@@ -205,16 +201,15 @@ class Weights {
   const T* rows_;
 };
 
-// The `rows` pixels that a block owns, and their set.
+// The `rows` pixels that a block owns, and their set, which has row_blocks such blocks.
 template <int rows>
 class Place {
  public:
   int image;
   int set;  // of all images
 
-  __device__ explicit Place(const Program& program)
-      : set((int)blockIdx.x / program.row_blocks), program_(program) {
-    const PixelSets& sets = program.sets;
+  __device__ Place(const PixelSets& sets, const int& row_blocks)
+      : set((int)blockIdx.x / row_blocks), sets_(sets), row_blocks_(row_blocks) {
     const int across = (int)sets.across;
     const int down = (int)sets.down;
     origin_ = set / across % down * (int)sets.stride_down + set % across * (int)sets.stride_across;
@@ -222,18 +217,17 @@ class Place {
   }
 
   // Pixels of the set.
-  __device__ int length() const { return (int)(program_.sets.columns * program_.sets.lines); }
+  __device__ int length() const { return (int)(sets_.columns * sets_.lines); }
 
   // Which pixel of the set is in a row.
-  __device__ int own(int row) const { return (int)blockIdx.x % program_.row_blocks * rows + row; }
+  __device__ int own(int row) const { return (int)blockIdx.x % row_blocks_ * rows + row; }
 
   // Where pixel n of the set lies in the map, -1 beyond the last.
   __device__ int pixel(int n) const {
-    const PixelSets& sets = program_.sets;
-    const int columns = (int)sets.columns;
+    const int columns = (int)sets_.columns;
     const int lines = n < columns ? 0 : n / columns;
     const int column = n - lines * columns;
-    const int there = origin_ + lines * (int)sets.stride_line + column * (int)sets.stride_column;
+    const int there = origin_ + lines * (int)sets_.stride_line + column * (int)sets_.stride_column;
     return n < length() ? there : -1;
   }
 
@@ -245,27 +239,24 @@ class Place {
   __device__ int64_t number(int n) const { return (int64_t)set * length() + n; }
 
  private:
-  const Program& program_;
+  const PixelSets& sets_;
+  const int& row_blocks_;
   int origin_;
 };
 
-// What a thread does for a piece: for rows of pixels of a map that rows(i) names, negative ones for
-// none, and channels from `first_channel` on, it calls
-//   vector(row, column, elements of the map, whether they are there) for 16 bytes, or
-//   number(row, column, element, whether it is there)
-// with addresses that are within the map in any case.
-template <typename T, int pixels, int channels, typename Rows, typename Vector, typename Number>
-__device__ void for_piece(const Source& source, int image, Rows rows, int first_channel,
-                          Vector vector, Number number) {
+// Fills a piece with channels `first_channel` … of the pixels of a map that rows(i) names for its
+// rows, with zeros where it names none, -1, and beyond the channels.
+template <typename T, int threads, int pixels, int channels, int stride, typename Rows>
+__device__ void copy_piece(T* to, const Source& source, int image, Rows rows, int first_channel) {
   const Map& map = source.map;
   const int thread = thread_anew();
-  T* const start = static_cast<T*>(map.data) + image * map.stride_batch;
+  const T* const start = static_cast<const T*>(map.data) + image * map.stride_batch;
   const int left = (int)map.channels - first_channel;
   const int stride_pixel = (int)map.stride_pixel;
   if (source.in_vectors) {
     constexpr int size = 16 / sizeof(T);
     constexpr int vectors = channels / size;
-    constexpr int rows_at_once = attention_threads / vectors;
+    constexpr int rows_at_once = threads / vectors;
     static_assert(pixels % rows_at_once == 0);
     const int column = thread % vectors * size;
 #pragma unroll 1
@@ -274,53 +265,22 @@ __device__ void for_piece(const Source& source, int image, Rows rows, int first_
       const int pixel = rows(row);
       const bool there = pixel >= 0 && column < left;
       const int64_t offset = (int64_t)pixel * stride_pixel + first_channel + column;
-      vector(row, column, start + (there ? offset : 0), there);
+      copy_async(&to[row * stride + column], start + (there ? offset : 0), there);
     }
     return;
   }
   const bool along_channels = map.stride_channel == 1;
 #pragma unroll 1
-  for (int i = thread; i < pixels * channels; i += attention_threads) {
+  for (int i = thread; i < pixels * channels; i += threads) {
     const int row = along_channels ? i / channels : i % pixels;
     const int column = along_channels ? i % channels : i / pixels;
     const int pixel = rows(row);
-    const bool there = pixel >= 0 && column < left;
-    const int64_t offset =
-        (int64_t)pixel * stride_pixel + (first_channel + column) * map.stride_channel;
-    number(row, column, start + (there ? offset : 0), there);
+    T value{};
+    if (pixel >= 0 && column < left) {
+      value = start[(int64_t)pixel * stride_pixel + (first_channel + column) * map.stride_channel];
+    }
+    to[row * stride + column] = value;
   }
-}
-
-// Fills a piece, with zeros where the map has nothing.
-template <typename T, int pixels, int channels, int stride, typename Rows>
-__device__ void copy_piece(T* to, const Source& source, int image, Rows rows, int first_channel) {
-  for_piece<T, pixels, channels>(
-      source, image, rows, first_channel,
-      [to](int row, int column, const T* from, bool there) {
-        copy_async(&to[row * stride + column], from, there);
-      },
-      [to](int row, int column, const T* from, bool there) {
-        to[row * stride + column] = there ? *from : T{};
-      });
-}
-
-template <typename T, int pixels, int channels, int stride, typename Rows>
-__device__ void write_piece(const T* from, const Source& source, int image, Rows rows,
-                            int first_channel) {
-  for_piece<T, pixels, channels>(
-      source, image, rows, first_channel,
-      [from](int row, int column, T* to, bool there) {
-        if (there) {
-          using Piece = MapPiece<T>;
-          *reinterpret_cast<Piece*>(to) =
-              *reinterpret_cast<const Piece*>(&from[row * stride + column]);
-        }
-      },
-      [from](int row, int column, T* to, bool there) {
-        if (there) {
-          *to = from[row * stride + column];
-        }
-      });
 }
 
 // A piece of a tile, in the order of tiles, phases and pieces.
@@ -344,9 +304,9 @@ template <typename Shape>
 struct StreamMemory {
   using T = typename Shape::Number;
   int* pixels;  // of two tiles and, where they are not kept, the own ones: as Place::pixel has them
-  T* ring;      // has room for a piece of own pixels, when all others have been used
-  T* tile;      // the pieces of a tile that are kept
-  T* own;       // those of own pixels
+  T* ring;
+  T* tile;  // the pieces of a tile that are kept
+  T* own;   // those of own pixels
 
   __host__ __device__ StreamMemory(SharedMemory& shared, const Program& program)
       : pixels(shared.take<int>(2 * tile_pixels + (program.keeps_own() ? 0 : Shape::rows))),
@@ -367,7 +327,7 @@ class Stream {
     for (int i = 0; program.keeps_own() && i < max_phases; ++i) {
       const Phase& phase = program.phases[i];
       for (int piece = 0; phase.over_channels && piece < phase.pieces; ++piece) {
-        copy_piece<T, Shape::rows, Shape::chunk, Shape::chunk_stride>(
+        copy_piece<T, attention_threads, Shape::rows, Shape::chunk, Shape::chunk_stride>(
             memory.own + (phase.own_at + piece) * Shape::own_piece, phase.own, place.image,
             place.own_pixels(), piece * Shape::chunk);
       }
@@ -411,7 +371,7 @@ class Stream {
 
   template <int rows>
   __device__ void copy(T* to, const Source& source, const int* pixels, int piece) const {
-    copy_piece<T, rows, Shape::chunk, Shape::chunk_stride>(
+    copy_piece<T, attention_threads, rows, Shape::chunk, Shape::chunk_stride>(
         to, source, place_.image, [pixels](int row) { return pixels[row]; }, piece * Shape::chunk);
   }
 
@@ -475,34 +435,94 @@ __device__ inline float infinity() {
   return float_from_bits(0x7f800000);
 }
 
-// Writes factors * sums to the own pixels of a map, by way of `staged`, memory for a piece of them;
-// a lane has two rows of each row tile, and a factor for each.
+struct alignas(16) Vector {
+  uint32_t words[4];
+};
+
+// Word j of lane i of four becomes word i of lane j.
+__device__ inline void transpose_words(Vector& vector) {
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2) {
+    const bool upper = lane_index() & distance;
+#pragma unroll
+    for (int low = 0; low < 4; ++low) {
+      if (low & distance) {
+        continue;
+      }
+      uint32_t& first = vector.words[low];
+      uint32_t& second = vector.words[low + distance];
+      const uint32_t other =
+          bits_of(shuffle_xor(float_from_bits(upper ? first : second), distance));
+      (upper ? first : second) = other;
+    }
+  }
+}
+
+// Writes factor * sums to channels of a pixel, as Place::pixel names it. They are one row of
+// results of mma side by side, of which a lane has numbers 2 * half and 2 * half + 1.
+template <typename T, int tiles>
+__device__ void write_row(const Source& to, int image, int at, int first_channel,
+                          const float (&sums)[tiles][4], int half, float factor) {
+  const Map& map = to.map;
+  const bool inside = at >= 0;
+  T* const pixel = static_cast<T*>(map.data) + image * map.stride_batch +
+                   (int64_t)(inside ? at : 0) * (int)map.stride_pixel;
+  const int position = lane_index() % 4;
+  if constexpr (sizeof(T) == 2 && tiles % 4 == 0) {
+    if (to.in_vectors) {  // whole ones for each lane
+#pragma unroll
+      for (int tile = 0; tile < tiles; tile += 4) {
+        Vector vector;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          store_pair(reinterpret_cast<T*>(&vector.words[i]), factor * sums[tile + i][2 * half],
+                     factor * sums[tile + i][2 * half + 1]);
+        }
+        transpose_words(vector);
+        const int channel = first_channel + (tile + position) * 8;
+        if (inside && channel < map.channels) {
+          *reinterpret_cast<Vector*>(&pixel[channel]) = vector;
+        }
+      }
+      return;
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int channel = first_channel + tile * 8 + position * 2;
+    const float first = factor * sums[tile][2 * half];
+    const float second = factor * sums[tile][2 * half + 1];
+    if (inside && to.in_vectors && channel < map.channels) {
+      store_pair(&pixel[channel], first, second);
+    } else if (inside) {
+      if (channel < map.channels) {
+        store(&pixel[channel * map.stride_channel], first);
+      }
+      if (channel + 1 < map.channels) {
+        store(&pixel[(channel + 1) * map.stride_channel], second);
+      }
+    }
+  }
+}
+
+// Writes factors * sums to the own pixels of a map; a lane has two rows of each row tile, and a
+// factor for each.
 template <typename Shape>
 __device__ void write_own(const Source& to, const Place<Shape::rows>& place,
                           const WarpShare<Shape>& share,
                           const typename WarpShare<Shape>::Sums (&sums)[Shape::chunks],
-                          const float (&factors)[Shape::row_tiles][2],
-                          typename Shape::Number* staged) {
+                          const float (&factors)[Shape::row_tiles][2]) {
 #pragma unroll
-  for (int chunk = 0; chunk < Shape::chunks; ++chunk) {
-    if (chunk * Shape::chunk < to.map.channels) {
-      sync_block();  // the memory has been read
+  for (int r = 0; r < Shape::row_tiles; ++r) {
 #pragma unroll
-      for (int r = 0; r < Shape::row_tiles; ++r) {
+    for (int half = 0; half < 2; ++half) {
+      const int pixel = place.pixel(place.own(share.row(r, 2 * half)));
 #pragma unroll
-        for (int tile = 0; tile < Shape::value_tiles; ++tile) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const float (&sum)[4] = sums[chunk][r][tile];
-            store_pair(
-                &staged[share.row(r, 2 * half) * Shape::chunk_stride + share.value_column(tile)],
-                factors[r][half] * sum[2 * half], factors[r][half] * sum[2 * half + 1]);
-          }
-        }
+      for (int chunk = 0; chunk < Shape::chunks; ++chunk) {
+        const int channel = chunk * Shape::chunk + share.column_warp * Shape::value_tiles * 8;
+        write_row<typename Shape::Number>(to, place.image, pixel, channel, sums[chunk][r], half,
+                                          factors[r][half]);
       }
-      sync_block();
-      write_piece<typename Shape::Number, Shape::rows, Shape::chunk, Shape::chunk_stride>(
-          staged, to, place.image, place.own_pixels(), chunk * Shape::chunk);
     }
   }
 }

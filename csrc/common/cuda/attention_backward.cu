@@ -10,6 +10,7 @@
 // tile. Else one launch has the pixels as queries (three products) and one as keys (four).
 #include "common/cuda/attention.cuh"
 #include "common/cuda/attention.h"
+#include "common/cuda/whole_sets.h"
 
 namespace openseg {
 namespace {
@@ -59,7 +60,7 @@ class Backward {
   __device__ Backward(const BackwardCall& call, SharedMemory& shared)
       : call_(call),
         memory_(shared, call.program),
-        place_(call.program),
+        place_(call.program.sets, call.program.row_blocks),
         stream_(call.program, place_, memory_.stream) {
     if (threadIdx.x < Shape::rows) {
       memory_.owned[threadIdx.x] = statistics_of(place_.own((int)threadIdx.x));
@@ -102,7 +103,7 @@ class Backward {
     for (int r = 0; r < Shape::row_tiles; ++r) {
       factors[r][0] = factors[r][1] = factor;
     }
-    write_own(to, place_, share_, sums, factors, memory_.stream.ring);
+    write_own(to, place_, share_, sums, factors);
   }
 
   // body(row tile, column tile, number) for all scores of the lane.
@@ -209,7 +210,7 @@ struct DeltaCall {
 template <typename T>
 __global__ void __launch_bounds__(attention_threads)
     attention_delta_kernel(const __grid_constant__ DeltaCall call) {
-  const Place<attention_threads> place(call.program);
+  const Place<attention_threads> place(call.program.sets, call.program.row_blocks);
   const T* const outs = static_cast<const T*>(call.out.data) + place.image * call.out.stride_batch;
   const T* const grads =
       static_cast<const T*>(call.grad.data) + place.image * call.grad.stride_batch;
@@ -286,12 +287,9 @@ BackwardCall call_of(const AttentionBackward& call, const float* delta, bool as_
   return result;
 }
 
-void launch_backward(const BackwardCall& call, bool tf32, void* stream) {
-  if (tf32) {
-    launch_backward<tfloat32>(call, stream);
-  } else {
-    OPENSEG_DISPATCH_FLOATING(call.grad_map.map.dtype, launch_backward<scalar_t>(call, stream))
-  }
+void launch_backward(const BackwardCall& call, bool allow_tf32, void* stream) {
+  OPENSEG_DISPATCH_PRODUCTS(call.grad_map.map.dtype, allow_tf32,
+                            launch_backward<scalar_t>(call, stream))
 }
 
 }  // namespace
@@ -300,14 +298,16 @@ void attention_backward_cuda(const AttentionBackward& call, float* delta, bool a
                              void* stream) {
   const Attention& forward = call.forward;
   check_attention(forward);
+  if (whole_sets_backward_cuda(call, allow_tf32, stream)) {
+    return;
+  }
   const DeltaCall delta_call{make_program(forward.sets), forward.out, call.grad_out, delta};
   OPENSEG_DISPATCH_FLOATING(forward.out.dtype, launch_delta<scalar_t>(delta_call, stream))
-  const bool tf32 = allow_tf32 && forward.out.dtype == DType::float32;
   if (forward.shared) {
-    launch_backward(call_of(call, delta, true, true), tf32, stream);
+    launch_backward(call_of(call, delta, true, true), allow_tf32, stream);
   } else {
-    launch_backward(call_of(call, delta, true, false), tf32, stream);
-    launch_backward(call_of(call, delta, false, true), tf32, stream);
+    launch_backward(call_of(call, delta, true, false), allow_tf32, stream);
+    launch_backward(call_of(call, delta, false, true), allow_tf32, stream);
   }
 }
 

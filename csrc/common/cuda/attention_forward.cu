@@ -4,6 +4,7 @@
 // values among themselves and 512 of them fit into registers.
 #include "common/cuda/attention.cuh"
 #include "common/cuda/attention.h"
+#include "common/cuda/whole_sets.h"
 
 namespace openseg {
 namespace {
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(attention_threads, Tiles::blocks)
   const Program& program = call.program;
   SharedMemory shared;
   const Memory<Tiles> memory(shared, program);
-  const Place<Tiles::rows> place(program);
+  const Place<Tiles::rows> place(program.sets, program.row_blocks);
   const WarpShare<Tiles> share;
   Stream<Tiles> stream(program, place, memory.stream);
 
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(attention_threads, Tiles::blocks)
       call.inverse[place.number(n)] = inverse[r][half];
     }
   });
-  write_own(call.out, place, share, out, inverse, memory.stream.ring);
+  write_own(call.out, place, share, out, inverse);
 }
 
 template <typename Tiles>
@@ -205,6 +206,9 @@ void launch_forward(const ForwardCall& call, void* stream) {
 
 void attention_cuda(const Attention& attention, bool allow_tf32, void* stream) {
   check_attention(attention);
+  if (whole_sets_forward_cuda(attention, allow_tf32, stream)) {
+    return;
+  }
   ForwardCall call{
       .program = make_program(attention.sets),
       .out = source_of(attention.out),
@@ -214,11 +218,8 @@ void attention_cuda(const Attention& attention, bool allow_tf32, void* stream) {
   };
   call.program.phases[0] = over_channels(attention.query, attention.key);
   call.program.phases[1] = over_pixels(attention.value);
-  if (allow_tf32 && attention.query.dtype == DType::float32) {
-    launch_forward<tfloat32>(call, stream);
-  } else {
-    OPENSEG_DISPATCH_FLOATING(attention.query.dtype, launch_forward<scalar_t>(call, stream))
-  }
+  OPENSEG_DISPATCH_PRODUCTS(attention.query.dtype, allow_tf32,
+                            launch_forward<scalar_t>(call, stream))
 }
 
 }  // namespace openseg

@@ -34,13 +34,20 @@ CASES = [
     Case(2, 16, 40, whole_image(3, 3), "bfloat16", sliced=True),
     Case(2, 5, 7, whole_image(3, 3), "float16", sliced=True, channels_last=False),
     Case(1, 8, 8, whole_image(7, 13), "bfloat16", spread=200.0, scale=0.1),
-    # Blocks of 128 pixels, some of which are not there; three tiles, kept where the pieces suffice.
-    Case(1, 136, 72, whole_image(11, 13), "bfloat16"),
-    Case(1, 136, 136, whole_image(11, 13), "float16", shared=True),
     Case(1, 8, 8, whole_image(3, 5), "float32", spread=100.0, scale=-0.1),
     # All scores are so low that exp(-score) overflows.
     Case(1, 16, 8, whole_image(3, 4), "bfloat16", shared=True, mean=10.0, scale=-0.25),
     Case(0, 8, 8, whole_image(2, 2)),
+    # Beyond what a block takes as a whole, on every GPU or on some.
+    Case(1, 8, 8, whole_image(13, 15)),
+    Case(1, 136, 72, whole_image(13, 15), "float16", shared=True),  # tiles are kept
+    Case(1, 72, 264, whole_image(13, 10), "float16", shared=True, scale=0.1),
+    Case(1, 256, 8, whole_image(5, 13), "tf32"),
+    Case(1, 33, 300, whole_image(5, 13), "float32", channels_last=False, shared=True),
+    Case(2, 5, 7, whole_image(13, 10), "float16", sliced=True, channels_last=False),
+    Case(1, 8, 8, whole_image(13, 15), "bfloat16", spread=200.0, scale=0.1),
+    Case(1, 8, 8, whole_image(13, 15), "float32", spread=100.0, scale=-0.1),
+    Case(1, 16, 8, whole_image(13, 15), "bfloat16", shared=True, mean=10.0, scale=-0.25),
 ]
 
 
@@ -88,8 +95,8 @@ MUTANTS = [
         "rows of a lane's registers exchanged",
         "plain",
         VALUES,
-        "factors[r][half] * sum[2 * half],",
-        "factors[r][1 - half] * sum[2 * half],",
+        "factors[r][half]);",
+        "factors[r][1 - half]);",
         SHARED,
     ),
     Mutant(
