@@ -95,7 +95,7 @@ __device__ void load_tile(T* tile, const Map& map, const TileStart& start, int r
       continue;
     }
     const int numbers = inside.of(place);
-    const T* const at = numbers > 0 ? from + place.offset(map) : from;
+    const T* at = numbers > 0 ? from + place.offset(map) : from;
     if (pieces) {
       copy_async(place.in(tile), at, numbers > 0);
       continue;
@@ -104,7 +104,8 @@ __device__ void load_tile(T* tile, const Map& map, const TileStart& start, int r
 #pragma unroll
     for (int i = 0; i < Place::size; ++i) {
       if (i < numbers) {
-        piece.values[i] = at[i * map.stride_channel];
+        piece.values[i] = *at;
+        at += map.stride_channel;
       }
     }
     *place.in(tile) = piece;

@@ -20,15 +20,15 @@ constexpr int sum_threads = 256;
 
 // In place: exp(scale * score - greatest), 0 beyond the regions. Its sum for each row of the lane.
 template <int size>
-__device__ void exponentials(float (&scores)[size][4], int64_t count, float scale,
-                             float (&sums)[2]) {
+__device__ void exponentials(float (&scores)[size][4], int count, float scale, float (&sums)[2]) {
   const float infinity = float_from_bits(0x7f800000);
   float greatest[2] = {-infinity, -infinity};
+  const int left = count - column_of(0, 0);
 #pragma unroll
   for (int i = 0; i < size; ++i) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      scores[i][e] = column_of(i, e) < count ? scale * scores[i][e] : -infinity;
+      scores[i][e] = 8 * i + e % 2 < left ? scale * scores[i][e] : -infinity;
       greatest[e / 2] = fmaxf(greatest[e / 2], scores[i][e]);
     }
   }
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   turn(begin, -1);
   for (int first = begin; first < end; first += call.shares.tile) {
     const int tile_rows = block.rows(first, end);
-    const bool has_pixels = first + block.own_row() < end;
+    const bool has_pixels = block.own_row() < tile_rows;
     float scores[rows][regions / 8][4] = {};
     for (int step = 0; step < key_tiles; ++step) {
       turn(first, step);
@@ -123,8 +123,8 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
 
 struct BackwardCall : ObjectAttentionBackward {
   PixelShares shares;
-  SumPiece* sums;     // [batch, blocks, tiles of channels of key, then of value, …]
-  int tiles;          // of channels
+  SumPiece* sums;  // [batch, blocks, tiles of channels of key, then of value, …]
+  int key_tiles, value_tiles;
   int64_t tile_sums;  // pieces of one
 };
 
@@ -179,7 +179,7 @@ class BlockSums {
     if constexpr (in_registers) {
 #pragma unroll
       for (int tile = 0; tile < most_tiles; ++tile) {
-        if (tile < call_.tiles && begin_ < end_) {
+        if (tile < (call_.key_tiles + call_.value_tiles) && begin_ < end_) {
           add_to_memory(pieces(tile, begin_), true, kept_[tile]);
         }
       }
@@ -189,7 +189,7 @@ class BlockSums {
  private:
   __device__ SumPiece* pieces(int tile, int square) const {
     const int64_t block = (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
-    return call_.sums + (block * call_.tiles + tile) * call_.tile_sums +
+    return call_.sums + (block * (call_.key_tiles + call_.value_tiles) + tile) * call_.tile_sums +
            (square * columns + warp_index() % columns) * sum_pieces + lane_index();
   }
 
@@ -281,9 +281,8 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   const int batch = blockIdx.y;
   const int begin = call.shares.begin();
   const int end = call.shares.end(maps.query);
-  const int key_tiles = (int)ceil_div(maps.key.channels, channels);
-  const int value_tiles = (int)ceil_div(maps.value.channels, channels);
-  const int steps = 2 * key_tiles + value_tiles;
+  const int& key_tiles = call.key_tiles;
+  const int& value_tiles = call.value_tiles;
   Sums sums(call);
 
   // Once the tiles of a step are there, those of the next are sent for. The key is needed twice:
@@ -294,7 +293,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
     sync_block();
     const int next_stage = stage;
     stage = 1 - stage;
-    if (++step == steps) {
+    if (++step == 2 * key_tiles + value_tiles) {
       step = 0;
       first += call.shares.tile;
     }
@@ -313,7 +312,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   turn(begin, -1);
   for (int first = begin; first < end; first += call.shares.tile) {
     const int tile_rows = block.rows(first, end);
-    const bool has_pixels = first + block.own_row() < end;
+    const bool has_pixels = block.own_row() < tile_rows;
     const bool is_first = first == begin;
     float scores[rows][regions / 8][4] = {};  // then the gradients of their softmax
     for (int step = 0; step < key_tiles; ++step) {
@@ -332,9 +331,11 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
                  scores[r], padded);
       }
     }
-    clear(scores);
     for (int tile = 0; tile < value_tiles; ++tile) {
       turn(first, key_tiles + tile);
+      if (tile == 0) {
+        clear(scores);  // no earlier: till here their registers are free
+      }
       if (has_pixels) {
         add_scores(scores, block.own_pixels(stage), block.vector_tile(stage), count);
       }
@@ -380,8 +381,8 @@ template <typename T>
 __global__ void __launch_bounds__(sum_threads) object_attention_sum_kernel(BackwardCall call) {
   constexpr int channels = tile_channels<T>;
   const int64_t tile_numbers = 4 * call.tile_sums;
-  const int64_t key_tiles = ceil_div(call.grad_key.channels, channels);
-  const int64_t numbers = call.tiles * tile_numbers;
+  const int key_tiles = call.key_tiles;
+  const int64_t numbers = (call.key_tiles + call.value_tiles) * tile_numbers;
   const int64_t index = (int64_t)blockIdx.x * sum_threads + threadIdx.x;
   if (index >= numbers) {
     return;
@@ -404,16 +405,16 @@ __global__ void __launch_bounds__(sum_threads) object_attention_sum_kernel(Backw
 }
 
 template <typename T>
-int tiles_of(const ObjectAttentionBackward& call) {
-  return (int)(ceil_div(call.grad_key.channels, tile_channels<T>) +
-               ceil_div(call.grad_value.channels, tile_channels<T>));
+int tiles_of(const Map& map) {
+  return (int)ceil_div(map.channels, tile_channels<T>);
 }
 
 // As many as have sums in registers are dispatched as more where these do not suffice.
 template <typename T>
 int64_t dispatched_regions(const ObjectAttentionBackward& call) {
   using Sums = BlockSums<T, 32>;
-  const bool too_many = Sums::in_registers && tiles_of<T>(call) > Sums::most_tiles;
+  const int tiles = tiles_of<T>(call.grad_key) + tiles_of<T>(call.grad_value);
+  const bool too_many = Sums::in_registers && tiles > Sums::most_tiles;
   return std::max<int64_t>(call.grad_key.pixels, too_many ? 33 : 0);
 }
 
@@ -424,7 +425,8 @@ BackwardCall with_sums(const ObjectAttentionBackward& call, float* sums) {
       call,
       BlockSums<T, regions>::Block::share(call.forward.query, count, true),
       reinterpret_cast<SumPiece*>(sums),
-      tiles_of<T>(call),
+      tiles_of<T>(call.grad_key),
+      tiles_of<T>(call.grad_value),
       ceil_div(count, 16) * (tile_channels<T> / 16) * sum_pieces,
   };
 }
@@ -445,9 +447,10 @@ void run_backward(const BackwardCall& call, void* stream) {
          block_threads,
          BlockSums<T, regions>::Block::bytes(call.shares.tile, call.grad_key.pixels, true), stream,
          call);
-  launch(object_attention_sum_kernel<T>,
-         dim3(ceil_div(4 * call.tiles * call.tile_sums, sum_threads), batch), sum_threads, 0,
-         stream, call);
+  launch(
+      object_attention_sum_kernel<T>,
+      dim3(ceil_div(4 * (call.key_tiles + call.value_tiles) * call.tile_sums, sum_threads), batch),
+      sum_threads, 0, stream, call);
 }
 
 void check(const ObjectAttention& call) {
@@ -479,7 +482,7 @@ int64_t object_attention_sums(const ObjectAttentionBackward& call, bool allow_tf
                             OPENSEG_DISPATCH_REGIONS(dispatched_regions<scalar_t>(call), {
                               const BackwardCall with = with_sums<scalar_t, regions>(call, nullptr);
                               return call.forward.query.batch * with.shares.blocks * 4 *
-                                     with.tiles * with.tile_sums;
+                                     (with.key_tiles + with.value_tiles) * with.tile_sums;
                             }))
 }
 

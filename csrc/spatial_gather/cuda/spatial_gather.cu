@@ -363,7 +363,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   turn(begin, -1);
   for (int first = begin; first < end; first += call.shares.tile) {
     const int tile_rows = block.rows(first, end);
-    const bool has_pixels = first + block.own_row() < end;
+    const bool has_pixels = block.own_row() < tile_rows;
     const int64_t own = first + block.own_row();
     T* const weights = block.own_weights();
     if (has_pixels) {
