@@ -204,10 +204,8 @@ MUTANTS = [
         "pixels of another tile in the sums",
         "plain",
         VALUES,
-        "block.pixel_tile(stage),\n"
-        "                                            tile_rows);",
-        "block.pixel_tile(stage),\n"
-        "                                            call.shares.tile);",
+        "block.pixel_tile(stage),\n                                            tile_rows);",
+        "block.pixel_tile(stage),\n                                            call.shares.tile);",
     ),
     Mutant(
         "regions that are not there in the softmax",
