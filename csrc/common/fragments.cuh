@@ -103,6 +103,58 @@ __device__ void load_right(uint32_t (&b)[2][2], const T* tile, int stride) {
   }
 }
 
+// Factors whose depth may come in any order, the same for both: of 32-bit numbers, columns of the
+// left factor or rows of the right one 2t and 2t + 1 take the places of t and t + 4. Their banks do
+// not conflict where stride is an odd multiple of 16 bytes, and results of products are such left
+// factors as they are. Of 16-bit numbers, both hold in the plain order.
+template <typename T>
+__device__ void load_left_transposed_in_pairs(uint32_t (&a)[4], const T* tile, int stride) {
+  if constexpr (sizeof(T) == 2) {
+    load_left_transposed(a, tile, stride);
+  } else {
+    const int lane = lane_index();
+    const T* const row = tile + lane % 4 * 2 * stride + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+      a[half] = bits_of(to_float(row[8 * half]));
+      a[half + 2] = bits_of(to_float(row[stride + 8 * half]));
+    }
+  }
+}
+
+template <typename T>
+__device__ void load_right_in_pairs(uint32_t (&b)[2][2], const T* tile, int stride) {
+  if constexpr (sizeof(T) == 2) {
+    load_right(b, tile, stride);
+  } else {
+    const int lane = lane_index();
+    const T* const row = tile + lane % 4 * 2 * stride + lane / 4;
+    for (int half = 0; half < 2; ++half) {
+      b[half][0] = bits_of(to_float(row[8 * half]));
+      b[half][1] = bits_of(to_float(row[stride + 8 * half]));
+    }
+  }
+}
+
+// The left factors, of step_depth columns each, that results side by side become.
+template <typename T, int size>
+__device__ void left_factors_in_pairs(uint32_t (&a)[8 * size / step_depth<T>][4],
+                                      const float (&results)[size][4]) {
+#pragma unroll
+  for (int i = 0; i < size; ++i) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float first = results[i][2 * half];
+      const float second = results[i][2 * half + 1];
+      if constexpr (sizeof(T) == 2) {
+        store_pair(reinterpret_cast<T*>(&a[i / 2][i % 2 * 2 + half]), first, second);
+      } else {
+        a[i][half] = bits_of(first);
+        a[i][half + 2] = bits_of(second);
+      }
+    }
+  }
+}
+
 // What is left of the float `bits` beyond its TF32 `head`.
 __device__ inline uint32_t tf32_tail(uint32_t bits, uint32_t head) {
   return round_to_tf32(float_from_bits(bits) - float_from_bits(head));

@@ -39,17 +39,43 @@ __device__ T* element(const Map& map, const TileStart& start) {
          start.pixel * map.stride_pixel + start.channel * map.stride_channel;
 }
 
-// The position in a tile that a thread copies in its turn: neighbours in memory go to neighbouring
-// threads.
-struct TilePlace {
+// The piece of a tile that a thread copies in its turn. Where channels are neighbours, so are the
+// pieces of a row; else neighbouring threads have those of `rows` rows, the same channels.
+template <typename T, int rows>
+struct PiecePlace {
+  static constexpr int size = 16 / sizeof(T);
+  static constexpr int of_row = tile_channels<T> / size;
   int row, channel;
 
-  __device__ TilePlace(const Map& map, int turn, int rows, int channels)
-      : row(map.stride_channel == 1 ? turn / channels : turn % rows),
-        channel(map.stride_channel == 1 ? turn % channels : turn / rows) {}
+  __device__ PiecePlace(const Map& map, int turn)
+      : row(map.stride_channel == 1 ? turn / of_row : turn / (rows * of_row) * rows + turn % rows),
+        channel((map.stride_channel == 1 ? turn % of_row : turn / rows % of_row) * size) {}
 
-  __device__ bool inside(const Map& map, const TileStart& start) const {
-    return start.pixel + row < map.pixels && start.channel + channel < map.channels;
+  __device__ int64_t offset(const Map& map) const {
+    return row * map.stride_pixel + channel * map.stride_channel;
+  }
+  __device__ MapPiece<T>* in(T* tile) const {
+    return reinterpret_cast<MapPiece<T>*>(&tile[row * tile_stride<T> + channel]);
+  }
+};
+
+// The numbers of a tile that are in the map.
+struct TileInside {
+  int rows, channels;
+
+  __device__ TileInside(const Map& map, const TileStart& start, int rows, int channels)
+      : rows(at_most(map.pixels - start.pixel, rows)),
+        channels(at_most(map.channels - start.channel, channels)) {}
+
+  // Of a piece, at least as many.
+  template <typename Place>
+  __device__ int of(const Place& place) const {
+    return place.row < rows ? channels - place.channel : 0;
+  }
+
+ private:
+  __device__ static int at_most(int64_t value, int most) {
+    return value < most ? (int)value : most;
   }
 };
 
@@ -57,64 +83,57 @@ struct TilePlace {
 // a barrier. The copies are not yet committed.
 template <typename T>
 __device__ void load_tile(T* tile, const Map& map, const TileStart& start, int rows) {
+  using Place = PiecePlace<T, warp_size>;
   const T* const from = element<T>(map, start);
-  const int threads = blockDim.x;
-  if (has_pieces<T>(map)) {
-    constexpr int size = 16 / sizeof(T);
-    for (int turn = threadIdx.x; turn < rows * 8; turn += threads) {
-      const int row = turn / 8;
-      const int channel = turn % 8 * size;
-      const bool inside = start.pixel + row < map.pixels && start.channel + channel < map.channels;
-      copy_async(&tile[row * tile_stride<T> + channel],
-                 inside ? from + row * map.stride_pixel + channel : from, inside);
+  const bool pieces = has_pieces<T>(map);
+  const TileInside inside(map, start, rows, tile_channels<T>);
+  const int turns = (int)ceil_div(rows, warp_size) * warp_size * Place::of_row;
+#pragma unroll 1
+  for (int turn = threadIdx.x; turn < turns; turn += blockDim.x) {
+    const Place place(map, turn);
+    if (place.row >= rows) {
+      continue;
     }
-    return;
-  }
-  constexpr int at_once = 8;  // loads under way in each thread
-  const int turns = rows * tile_channels<T>;
-  for (int first = threadIdx.x; first < turns; first += at_once * threads) {
-    T values[at_once];
+    const int numbers = inside.of(place);
+    const T* at = numbers > 0 ? from + place.offset(map) : from;
+    if (pieces) {
+      copy_async(place.in(tile), at, numbers > 0);
+      continue;
+    }
+    MapPiece<T> piece = {};
 #pragma unroll
-    for (int i = 0; i < at_once; ++i) {
-      const TilePlace place(map, first + i * threads, rows, tile_channels<T>);
-      values[i] = {};
-      if (first + i * threads < turns && place.inside(map, start)) {
-        values[i] = from[place.row * map.stride_pixel + place.channel * map.stride_channel];
+    for (int i = 0; i < Place::size; ++i) {
+      if (i < numbers) {
+        piece.values[i] = *at;
+        at += map.stride_channel;
       }
     }
-#pragma unroll
-    for (int i = 0; i < at_once; ++i) {
-      const TilePlace place(map, first + i * threads, rows, tile_channels<T>);
-      if (first + i * threads < turns) {
-        tile[place.row * tile_stride<T> + place.channel] = values[i];
-      }
-    }
+    *place.in(tile) = piece;
   }
 }
 
-// A warp writes 16 rows of a tile to where they belong in the map.
-template <typename T>
-__device__ void store_rows(const Map& map, const TileStart& start, const T* tile) {
-  constexpr int rows = 16;
+// A warp writes `rows` rows of a tile to where they belong in the map.
+template <typename T, int rows>
+__device__ void store_rows(const Map& map, const TileStart& start, T* tile) {
+  using Place = PiecePlace<T, rows>;
   T* const to = element<T>(map, start);
-  if (has_pieces<T>(map)) {
-    using Piece = MapPiece<T>;
-    constexpr int size = 16 / sizeof(T);
-    for (int turn = lane_index(); turn < rows * 8; turn += warp_size) {
-      const int row = turn / 8;
-      const int channel = turn % 8 * size;
-      if (start.pixel + row < map.pixels && start.channel + channel < map.channels) {
-        *reinterpret_cast<Piece*>(to + row * map.stride_pixel + channel) =
-            *reinterpret_cast<const Piece*>(&tile[row * tile_stride<T> + channel]);
-      }
+  const bool pieces = has_pieces<T>(map);
+  const TileInside inside(map, start, rows, tile_channels<T>);
+#pragma unroll 1
+  for (int turn = lane_index(); turn < rows * Place::of_row; turn += warp_size) {
+    const Place place(map, turn);
+    const int numbers = inside.of(place);
+    const MapPiece<T> piece = *place.in(tile);
+    T* const at = to + place.offset(map);
+    if (pieces && numbers > 0) {
+      *reinterpret_cast<MapPiece<T>*>(at) = piece;
+      continue;
     }
-    return;
-  }
-  for (int turn = lane_index(); turn < rows * tile_channels<T>; turn += warp_size) {
-    const TilePlace place(map, turn, rows, tile_channels<T>);
-    if (place.inside(map, start)) {
-      to[place.row * map.stride_pixel + place.channel * map.stride_channel] =
-          tile[place.row * tile_stride<T> + place.channel];
+#pragma unroll
+    for (int i = 0; i < Place::size; ++i) {
+      if (i < numbers) {
+        at[i * map.stride_channel] = piece.values[i];
+      }
     }
   }
 }

@@ -16,7 +16,7 @@ constexpr int depth = 32;
 struct Product {
   const void* a;  // [size, valid]
   const void* b;  // [depth, size]
-  float* c;       // [3, size, size]: a b, a aT and bT b
+  float* c;       // [5, size, size]: a b, a aT, bT b, that again and that of halves of a and b
   int valid;      // columns of a, a multiple of 8; the others are zeros
 };
 
@@ -75,9 +75,37 @@ __global__ void __launch_bounds__(warp_size) product_kernel(Product product) {
       multiply<T>(other_gram[half], turned, right[half]);
     }
   }
+  float sums[2][4] = {};
+  for (int step = 0; step < steps; ++step) {
+    const T* const rows = b + step * step_depth<T> * size;
+    uint32_t right[2][2];
+    load_right_in_pairs(right, rows, size);
+    uint32_t turned[4];
+    load_left_transposed_in_pairs(turned, rows, size);
+    multiply<T>(sums[0], turned, right[0]);
+    multiply<T>(sums[1], turned, right[1]);
+  }
+  float results[2][4];
+  for (int half = 0; half < 2; ++half) {
+    for (int e = 0; e < 4; ++e) {
+      results[half][e] = to_float(
+          a[(lane_index() / 4 + 8 * (e / 2)) * depth + 8 * half + 2 * (lane_index() % 4) + e % 2]);
+    }
+  }
+  uint32_t factors[size / step_depth<T>][4];
+  left_factors_in_pairs<T>(factors, results);
+  float product_of_results[2][4] = {};
+  for (int step = 0; step < size / step_depth<T>; ++step) {
+    uint32_t right[2][2];
+    load_right_in_pairs(right, b + step * step_depth<T> * size, size);
+    multiply<T>(product_of_results[0], factors[step], right[0]);
+    multiply<T>(product_of_results[1], factors[step], right[1]);
+  }
   write(product.c, c);
   write(product.c + size * size, gram);
   write(product.c + 2 * size * size, other_gram);
+  write(product.c + 3 * size * size, sums);
+  write(product.c + 4 * size * size, product_of_results);
 }
 
 template <typename T>

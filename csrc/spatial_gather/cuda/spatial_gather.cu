@@ -10,8 +10,6 @@
 // Weights are multiplied as 2^15 times what they are: float16 then has those of 2^-29 in full.
 #include "spatial_gather/cuda/spatial_gather.h"
 
-#include <algorithm>
-
 #include "common/region_products.cuh"
 
 namespace openseg {
@@ -19,10 +17,13 @@ namespace {
 
 constexpr int threads = 256;
 constexpr int warps = threads / warp_size;
-constexpr int blocks_per_multiprocessor = 2;
-constexpr int group_channels = warps * 16;  // that a block sums up
 constexpr float lowest = -3.4e38f;  // finite, so that a split of logits at -inf counts as nothing
 constexpr float weight_unit = 1.0f / (1 << 15);
+
+// That a block sums up: as many as the registers of its warps suffice for.
+__host__ __device__ constexpr int group_channels(int64_t regions) {
+  return warps * (regions <= 176 ? 32 : 16);
+}
 
 struct ForwardCall : SpatialGather {
   SumPiece* sums;           // [batch, splits, groups, …]
@@ -35,6 +36,7 @@ struct ForwardCall : SpatialGather {
 
 struct BackwardCall : SpatialGatherBackward {
   float* means;  // [batch, K]
+  PixelShares shares;
 };
 
 __device__ float scaled_logit(const Map& logits, float scale, const TileStart& at) {
@@ -105,112 +107,128 @@ __global__ void __launch_bounds__(threads) spatial_gather_statistics_kernel(Forw
 }
 
 // weights[row, region] = exp(logit - greatest) * factors[region] / weight_unit, 0 where there is no
-// pixel or no region. Without factors they are 1.
+// pixel or no region. Without factors they are 1. `workers` warps share the work; neighbours in
+// memory go to neighbouring lanes.
 template <typename T>
 __device__ void fill_weights(T* weights, int stride, const Map& logits, float scale,
-                             const TileStart& start, int rows, const float* greatest,
-                             const float* factors) {
+                             const TileStart& start, int rows, int worker, int workers,
+                             const float* greatest, const float* factors) {
+  constexpr int at_once = 4;  // loads under way in each thread
+  const bool side_by_side = logits.stride_channel == 1;
   const int regions = padded_regions(logits.channels);
-  for (int turn = threadIdx.x; turn < rows * regions; turn += blockDim.x) {
-    const TilePlace place(logits, turn, rows, regions);
-    float weight = 0;
-    if (place.inside(logits, start)) {
-      const float value =
-          scaled_logit(logits, scale, {start.batch, start.pixel + place.row, place.channel});
-      weight = exp_fast(value - greatest[place.channel]) * (1.0f / weight_unit);
-      weight *= factors ? factors[place.channel] : 1.0f;
+  const int inner = side_by_side ? regions : rows;
+  const int outer = side_by_side ? rows : regions;
+  for (int i = lane_index(); i < inner; i += warp_size) {
+    for (int first = worker; first < outer; first += at_once * workers) {
+      const auto place = [&](int j) {
+        const int o = first + j * workers;
+        return TileStart{start.batch, start.pixel + (side_by_side ? o : i), side_by_side ? i : o};
+      };
+      const auto inside = [&](const TileStart& at) {
+        return at.pixel < logits.pixels && at.channel < logits.channels;
+      };
+      float values[at_once];
+#pragma unroll
+      for (int j = 0; j < at_once; ++j) {
+        values[j] = inside(place(j)) ? scaled_logit(logits, scale, place(j)) : 0;
+      }
+#pragma unroll
+      for (int j = 0; j < at_once; ++j) {
+        const TileStart at = place(j);
+        float weight = 0;
+        if (inside(at)) {
+          weight = exp_fast(values[j] - greatest[at.channel]) * (1.0f / weight_unit);
+          weight *= factors ? factors[at.channel] : 1.0f;
+        }
+        if (first + j * workers < outer) {
+          store(&weights[(at.pixel - start.pixel) * stride + at.channel], weight);
+        }
+      }
     }
-    store(&weights[place.row * stride + place.channel], weight);
   }
 }
 
-// The tiles of `group_channels` channels in two stages, and the weights of their pixels.
+// Two stages of the tiles of some pixels, for all channels of a group, and of their weights.
 template <typename T, int regions>
 class GatherBlock {
  public:
-  static constexpr int rows = tile_channels<T>;  // pixels at a time: tiles are square
-  static constexpr int tiles = group_channels / tile_channels<T>;
+  static constexpr int channels = group_channels(regions);
+  static constexpr int warp_channels = channels / warps;
+  static constexpr int rows = tile_channels<T> / 2;  // pixels at a time
+  static constexpr int tiles = channels / tile_channels<T>;
   static constexpr int tile_size = rows * tile_stride<T>;
-  static constexpr int weights_stride = regions + 16 / sizeof(T);
 
-  __host__ __device__ explicit GatherBlock(SharedMemory& shared)
-      : features_{shared.take<T>(tiles * tile_size), shared.take<T>(tiles * tile_size)},
-        weights_(shared.take<T>(rows * weights_stride)) {}
+  __host__ __device__ GatherBlock(SharedMemory& shared, int64_t count)
+      : weights_stride_(padded_regions(count) + 16 / sizeof(T)),
+        features_(shared.take<T>(2 * tiles * tile_size)),
+        weights_(shared.take<T>(2 * rows * weights_stride_)) {}
 
-  __device__ T* features(int stage) const { return stage == 0 ? features_[0] : features_[1]; }
-  __device__ T* weights() const { return weights_; }
+  __device__ T* tile(int stage, int index) const {
+    return features_ + (stage * tiles + index) * tile_size;
+  }
+  __device__ T* weights(int stage) const { return weights_ + stage * rows * weights_stride_; }
+  __device__ int weights_stride() const { return weights_stride_; }
 
   // The columns of the tiles that this warp sums up.
   __device__ const T* own_features(int stage) const {
-    const int channel = warp_index() * 16;
-    return features(stage) + channel / tile_channels<T> * tile_size + channel % tile_channels<T>;
+    const int channel = warp_index() * warp_channels;
+    return tile(stage, channel / tile_channels<T>) + channel % tile_channels<T>;
   }
 
  private:
-  T* features_[2];
+  int weights_stride_;
+  T* features_;
   T* weights_;
 };
 
 template <typename T, int regions>
-__global__ void __launch_bounds__(threads) spatial_gather_sums_kernel(ForwardCall call) {
+__global__ void __launch_bounds__(threads, blocks_per_multiprocessor<regions>)
+    spatial_gather_sums_kernel(ForwardCall call) {
   using Block = GatherBlock<T, regions>;
   SharedMemory shared;
-  const Block block(shared);
-  const int64_t batch = blockIdx.z;
-  const int64_t split = blockIdx.y;
-  const int64_t count = call.logits.channels;
+  const int count = (int)call.logits.channels;
+  const Block block(shared, count);
+  const int batch = blockIdx.z;
+  const int split = blockIdx.y;
   const int64_t begin = split * call.split_pixels;
   const int64_t left = call.features.pixels - begin;
   const int steps = (int)ceil_div(left < call.split_pixels ? left : call.split_pixels, Block::rows);
   const int64_t part = batch * call.splits + split;
   const float* const greatest = call.split_statistics + part * 2 * count;
 
-  float sums[regions / 16][2][4] = {};
+  float sums[regions / 16][Block::warp_channels / 8][4] = {};
   for (int step = -1; step < steps; ++step) {
     wait_for_copies<0>();
     sync_block();
     if (step + 1 < steps) {
+      const int stage = (step + 1) % 2;
+      const int64_t pixel = begin + (step + 1) * Block::rows;
 #pragma unroll 1
       for (int tile = 0; tile < Block::tiles; ++tile) {
-        const int64_t channel = (int64_t)blockIdx.x * group_channels + tile * tile_channels<T>;
-        load_tile(block.features((step + 1) % 2) + tile * Block::tile_size, call.features,
-                  {batch, begin + (step + 1) * Block::rows, channel}, Block::rows);
+        const int64_t channel = (int64_t)blockIdx.x * Block::channels + tile * tile_channels<T>;
+        load_tile(block.tile(stage, tile), call.features, {batch, pixel, channel}, Block::rows);
       }
       commit_copies();
+      fill_weights<T>(block.weights(stage), block.weights_stride(), call.logits, call.scale,
+                      {batch, pixel, 0}, Block::rows, warp_index(), warps, greatest, nullptr);
     }
-    if (step < 0) {
-      continue;
-    }
-    fill_weights<T>(block.weights(), Block::weights_stride, call.logits, call.scale,
-                    {batch, begin + step * Block::rows, 0}, Block::rows, greatest, nullptr);
-    sync_block();
-    const T* const features = block.own_features(step % 2);
-#pragma unroll 1
-    for (int row = 0; row < Block::rows; row += step_depth<T>) {
-      uint32_t right[2][2];
-      load_right(right, features + row * tile_stride<T>, tile_stride<T>);
-#pragma unroll
-      for (int i = 0; i < regions / 16; ++i) {
-        if (16 * i < count) {
-          uint32_t weights[4];
-          load_left_transposed(weights, block.weights() + row * Block::weights_stride + 16 * i,
-                               Block::weights_stride);
-          multiply<T>(sums[i][0], weights, right[0]);
-          multiply<T>(sums[i][1], weights, right[1]);
-        }
-      }
+    if (step >= 0) {
+      add_squares(sums, (int)ceil_div(count, 16), block.weights(step % 2), block.weights_stride(),
+                  block.own_features(step % 2), Block::rows);
     }
   }
 
+  constexpr int columns = Block::warp_channels / 16;
   SumPiece* const pieces = call.sums + (part * call.groups + blockIdx.x) * call.group_sums +
-                           warp_index() * sum_pieces + lane_index();
+                           warp_index() * columns * sum_pieces + lane_index();
 #pragma unroll
   for (int i = 0; i < regions / 16; ++i) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int j = 0; j < 2 * columns; ++j) {
       if (16 * i < count) {
-        const float (&sum)[4] = sums[i][half];
-        pieces[i * warps * sum_pieces + half * warp_size] = {{sum[0], sum[1], sum[2], sum[3]}};
+        const float (&sum)[4] = sums[i][j];
+        pieces[i * warps * columns * sum_pieces + j * warp_size] = {
+            {sum[0], sum[1], sum[2], sum[3]}};
       }
     }
   }
@@ -223,8 +241,9 @@ __global__ void __launch_bounds__(threads) spatial_gather_merge_kernel(ForwardCa
   const int64_t index = (int64_t)blockIdx.x * threads + threadIdx.x;
   const int64_t batch = blockIdx.y;
   const int64_t count = call.logits.channels;
-  const SumPlace place(index % group_numbers, warps);
-  const int64_t channel = index / group_numbers * group_channels + place.channel;
+  const int channels = group_channels(count);
+  const SumPlace place(index % group_numbers, channels / 16);
+  const int64_t channel = index / group_numbers * channels + place.channel;
   if (index >= numbers || place.region >= count || channel >= call.features.channels) {
     return;
   }
@@ -266,150 +285,178 @@ __global__ void __launch_bounds__(threads) spatial_gather_means_kernel(BackwardC
   }
 }
 
-// From the scalar products of the warp's pixels with the gradients of regions, by way of a tile of
-// pixels that is free: 16 regions at a time, neighbours in memory in neighbouring lanes.
-template <typename Logit, typename T, int size>
+// From the scalar products of 16 pixels with the gradients of regions, by way of a tile of pixels
+// that is free: 16 regions at a time, neighbours in memory in neighbouring lanes.
+template <typename T, int size>
 __device__ void write_logit_gradients(const BackwardCall& call, const TileStart& start,
                                       const T* weights, int stride, T* tile,
                                       const float (&products)[size][4]) {
   constexpr int staged_stride = tile_stride<T> * sizeof(T) / sizeof(float);
   float* const staged = reinterpret_cast<float*>(tile);
   const Map& map = call.grad_logits;
+  const bool side_by_side = map.stride_channel == 1;
 #pragma unroll
   for (int i = 0; i < size; i += 2) {
-    sync_warp();  // the tile has been read
-    const TileStart part{start.batch, start.pixel, 8 * i};
-    for (int half = 0; half < 2; ++half) {
-      const float piece[1][4] = {{products[i + half][0], products[i + half][1],
-                                  products[i + half][2], products[i + half][3]}};
-      put_rows(staged + 8 * half, staged_stride, piece);
-    }
-    sync_warp();
+    if (8 * i < map.channels) {
+      sync_warp();  // the tile has been read
+      const float pair[2][4] = {
+          {products[i][0], products[i][1], products[i][2], products[i][3]},
+          {products[i + 1][0], products[i + 1][1], products[i + 1][2], products[i + 1][3]}};
+      put_rows(staged, staged_stride, pair, 16);
+      sync_warp();
 #pragma unroll 1
-    for (int turn = lane_index(); turn < 16 * 16; turn += warp_size) {
-      const TilePlace place(map, turn, 16, 16);
-      if (place.inside(map, part)) {
-        const int region = 8 * i + place.channel;
-        const float weight = weight_unit * to_float(weights[place.row * stride + region]);
-        const float mean = call.means[start.batch * map.channels + region];
-        store(element<Logit>(map, {start.batch, start.pixel + place.row, region}),
-              call.forward.scale * weight *
-                  (staged[place.row * staged_stride + place.channel] - mean));
+      for (int turn = lane_index(); turn < 16 * 16; turn += warp_size) {
+        const int row = side_by_side ? turn / 16 : turn % 16;
+        const int column = side_by_side ? turn % 16 : turn / 16;
+        const TileStart at{start.batch, start.pixel + row, 8 * i + column};
+        if (at.pixel < map.pixels && at.channel < map.channels) {
+          const float weight = weight_unit * to_float(weights[row * stride + at.channel]);
+          const float mean = call.means[start.batch * map.channels + at.channel];
+          const float gradient =
+              call.forward.scale * weight * (staged[row * staged_stride + column] - mean);
+          OPENSEG_DISPATCH_FLOATING(map.dtype, store(element<scalar_t>(map, at), gradient))
+        }
       }
     }
   }
 }
 
 template <typename T, int regions>
-__global__ void __launch_bounds__(PixelBlock<T, regions>::threads)
+__global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regions>)
     spatial_gather_backward_kernel(BackwardCall call) {
-  using Block = PixelBlock<T, regions>;
+  constexpr int rows = most_row_tiles<T, regions>;
+  using Block = PixelBlock<T, regions, rows>;
   constexpr int channels = tile_channels<T>;
   SharedMemory shared;
-  const Block block(shared);
-  const int64_t batch = blockIdx.y;
-  const int64_t first = (int64_t)blockIdx.x * Block::pixels;
-  const int64_t own = first + warp_index() * warp_pixels;
   const Map& logits = call.forward.logits;
-  const int64_t count = logits.channels;
+  const int count = (int)logits.channels;
+  const Block block(shared, call.shares.tile, count, true);
+  const int batch = blockIdx.y;
+  const int begin = call.shares.begin();
+  const int end = call.shares.end(logits);
   const int tiles = (int)ceil_div(call.grad_out.channels, channels);
   const float* const statistics = call.forward.statistics + batch * 2 * count;
 
-  float products[regions / 8][4] = {};
-  for (int step = -1; step < 2 * tiles; ++step) {
+  // Once the tiles of a step are there, those of the next are sent for.
+  int stage = 0;
+  const auto turn = [&](int first, int step) {
     wait_for_copies<0>();
     sync_block();
-    if (step + 1 < 2 * tiles) {
-      const int64_t channel = (int64_t)((step + 1) % tiles) * channels;
-      const int stage = (step + 1) % 2;
-      if (step + 1 < tiles) {
-        load_tile(block.pixel_tile(stage), call.forward.features, {batch, first, channel},
-                  Block::pixels);
+    const int next_stage = stage;
+    stage = 1 - stage;
+    if (++step == 2 * tiles) {
+      step = 0;
+      first += call.shares.tile;
+    }
+    if (first < end) {
+      const int64_t channel = (int64_t)(step % tiles) * channels;
+      if (step < tiles) {
+        load_tile(block.pixel_tile(next_stage), call.forward.features, {batch, first, channel},
+                  block.rows(first, end));
       }
-      load_tile(block.vector_tile(stage), call.grad_out, {batch, 0, channel},
+      load_tile(block.vector_tile(next_stage), call.grad_out, {batch, 0, channel},
                 padded_regions(count));
       commit_copies();
     }
-    if (step < 0) {
-      fill_weights<T>(block.weights(), Block::weights_stride, logits, call.forward.scale,
-                      {batch, first, 0}, Block::pixels, statistics, statistics + count);
-      continue;
+  };
+
+  turn(begin, -1);
+  for (int first = begin; first < end; first += call.shares.tile) {
+    const int tile_rows = block.rows(first, end);
+    const bool has_pixels = block.own_row() < tile_rows;
+    const int64_t own = first + block.own_row();
+    T* const weights = block.own_weights();
+    if (has_pixels) {
+      sync_warp();  // the weights before have been read
+      fill_weights<T>(weights, block.weights_stride(), logits, call.forward.scale, {batch, own, 0},
+                      Block::warp_pixels, 0, 1, statistics, statistics + count);
     }
-    T* const pixels = block.own_pixels(step % 2);
-    const T* const vectors = block.vector_tile(step % 2);
-    if (step < tiles) {
-      add_scores(products, pixels, vectors, count);
-      if (step == tiles - 1) {
-        OPENSEG_DISPATCH_FLOATING(logits.dtype, write_logit_gradients<scalar_t>(
-                                                    call, {batch, own, 0}, block.own_weights(),
-                                                    Block::weights_stride, pixels, products))
+    float products[rows][regions / 8][4] = {};
+    for (int step = 0; step < tiles; ++step) {
+      turn(first, step);
+      if (has_pixels) {
+        add_scores(products, block.own_pixels(stage), block.vector_tile(stage), count);
       }
-      continue;
     }
-    float mixed[channels / 8][4];
-    mix(mixed, block.own_weights(), Block::weights_stride, vectors, count);
-    scale_rows(mixed, weight_unit, weight_unit);
-    write_rows(call.grad_features, {batch, own, (int64_t)(step - tiles) * channels}, pixels, mixed);
+    uint32_t factors[rows][regions / step_depth<T>][4];
+    if (has_pixels) {
+#pragma unroll
+      for (int r = 0; r < rows; ++r) {
+        T* const part = weights + 16 * r * block.weights_stride();
+        write_logit_gradients(call, {batch, own + 16 * r, 0}, part, block.weights_stride(),
+                              block.own_pixels(stage), products[r]);
+        get_rows(products[r], part, block.weights_stride(), count);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < rows; ++r) left_factors_in_pairs<T>(factors[r], products[r]);
+    float units[rows][2];
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      units[r][0] = units[r][1] = weight_unit;
+    }
+    for (int step = tiles; step < 2 * tiles; ++step) {
+      turn(first, step);
+      if (has_pixels) {
+        write_mixed(call.grad_features, {batch, own, (int64_t)(step - tiles) * channels},
+                    block.own_pixels(stage), factors, units, block.vector_tile(stage), count);
+      }
+    }
   }
 }
 
 // The call with the sizes of its splits; `scratch` may be null.
-template <typename T>
+template <typename T, int regions>
 ForwardCall with_splits(const SpatialGather& call, float* scratch) {
-  constexpr int rows = tile_channels<T>;
-  const int64_t groups = ceil_div(call.features.channels, group_channels);
-  const int64_t blocks = (int64_t)multiprocessor_count() * blocks_per_multiprocessor;
+  constexpr int rows = GatherBlock<T, regions>::rows;
+  const int64_t groups = ceil_div(call.features.channels, group_channels(regions));
+  const int64_t blocks = (int64_t)multiprocessor_count() * blocks_per_multiprocessor<regions>;
   const int64_t others = std::max<int64_t>(1, groups * call.features.batch);
   const int64_t tiles = ceil_div(call.features.pixels, rows);
   const int64_t splits = std::min(tiles, std::max<int64_t>(1, blocks / others));
   const int64_t split_pixels = ceil_div(tiles, splits) * rows;
-  ForwardCall result{call,
-                     reinterpret_cast<SumPiece*>(scratch),
-                     nullptr,
-                     ceil_div(call.features.pixels, split_pixels),
-                     split_pixels,
-                     groups,
-                     ceil_div(call.logits.channels, 16) * warps * sum_pieces};
+  ForwardCall result{
+      call,
+      reinterpret_cast<SumPiece*>(scratch),
+      nullptr,
+      ceil_div(call.features.pixels, split_pixels),
+      split_pixels,
+      groups,
+      ceil_div(call.logits.channels, 16) * (group_channels(regions) / 16) * sum_pieces};
   const int64_t pieces = call.features.batch * result.splits * groups * result.group_sums;
   result.split_statistics = scratch ? scratch + 4 * pieces : nullptr;
   return result;
 }
 
 template <typename T, int regions>
-void run_sums(const ForwardCall& call, void* stream) {
-  SharedMemory measure(nullptr);
-  GatherBlock<T, regions> block(measure);
-  launch(spatial_gather_sums_kernel<T, regions>,
-         dim3(call.groups, call.splits, call.features.batch), threads, measure.bytes(), stream,
-         call);
-}
-
-template <typename T>
 void run_forward(const ForwardCall& call, void* stream) {
   const int64_t batch = call.features.batch;
   launch(spatial_gather_statistics_kernel, dim3(call.splits, batch), threads,
          2 * threads * sizeof(float), stream, call);
-  OPENSEG_DISPATCH_REGIONS(call.logits.channels, run_sums<T, regions>(call, stream))
+  SharedMemory measure(nullptr);
+  GatherBlock<T, regions> block(measure, call.logits.channels);
+  launch(spatial_gather_sums_kernel<T, regions>, dim3(call.groups, call.splits, batch), threads,
+         measure.bytes(), stream, call);
   launch(spatial_gather_merge_kernel,
          dim3(ceil_div(4 * call.groups * call.group_sums, threads), batch), threads, 0, stream,
          call);
 }
 
 template <typename T, int regions>
-void run_backward(const BackwardCall& call, void* stream) {
-  using Block = PixelBlock<T, regions>;
-  SharedMemory measure(nullptr);
-  Block block(measure);
-  const Map& features = call.grad_features;
+void run_backward(const SpatialGatherBackward& call, float* means, void* stream) {
+  using Block = PixelBlock<T, regions, most_row_tiles<T, regions>>;
+  const int64_t count = call.grad_logits.channels;
+  const BackwardCall with{call, means, Block::share(call.grad_logits, count, true)};
   launch(spatial_gather_backward_kernel<T, regions>,
-         dim3(ceil_div(features.pixels, Block::pixels), features.batch), Block::threads,
-         measure.bytes(), stream, call);
+         dim3(with.shares.blocks, call.grad_logits.batch), block_threads,
+         Block::bytes(with.shares.tile, count, true), stream, with);
 }
 
 template <typename T>
-void run_means(const BackwardCall& call, void* stream) {
+void run_means(const SpatialGatherBackward& call, float* means, void* stream) {
   launch(spatial_gather_means_kernel<T>,
-         ceil_div(call.grad_out.batch * call.grad_out.pixels, warps), threads, 0, stream, call);
+         ceil_div(call.grad_out.batch * call.grad_out.pixels, warps), threads, 0, stream,
+         BackwardCall{call, means, {}});
 }
 
 void check(const SpatialGather& call) {
@@ -421,26 +468,30 @@ void check(const SpatialGather& call) {
 
 void spatial_gather_cuda(const SpatialGather& call, bool allow_tf32, float* scratch, void* stream) {
   check(call);
-  OPENSEG_DISPATCH_PRODUCTS(call.features.dtype, allow_tf32,
-                            run_forward<scalar_t>(with_splits<scalar_t>(call, scratch), stream))
+  OPENSEG_DISPATCH_PRODUCTS(
+      call.features.dtype, allow_tf32,
+      OPENSEG_DISPATCH_REGIONS(
+          call.logits.channels,
+          run_forward<scalar_t, regions>(with_splits<scalar_t, regions>(call, scratch), stream)))
 }
 
 int64_t spatial_gather_scratch(const SpatialGather& call, bool allow_tf32) {
-  OPENSEG_DISPATCH_PRODUCTS(call.features.dtype, allow_tf32, {
-    const ForwardCall with = with_splits<scalar_t>(call, nullptr);
-    return call.features.batch * with.splits *
-           (4 * with.groups * with.group_sums + 2 * call.logits.channels);
-  })
+  OPENSEG_DISPATCH_PRODUCTS(
+      call.features.dtype, allow_tf32, OPENSEG_DISPATCH_REGIONS(call.logits.channels, {
+        const ForwardCall with = with_splits<scalar_t, regions>(call, nullptr);
+        return call.features.batch * with.splits *
+               (4 * with.groups * with.group_sums + 2 * call.logits.channels);
+      }))
 }
 
 void spatial_gather_backward_cuda(const SpatialGatherBackward& call, bool allow_tf32, float* means,
                                   void* stream) {
   check(call.forward);
-  const BackwardCall with{call, means};
-  OPENSEG_DISPATCH_FLOATING(call.grad_out.dtype, run_means<scalar_t>(with, stream))
-  OPENSEG_DISPATCH_PRODUCTS(call.grad_out.dtype, allow_tf32,
-                            OPENSEG_DISPATCH_REGIONS(call.grad_logits.channels,
-                                                     run_backward<scalar_t, regions>(with, stream)))
+  OPENSEG_DISPATCH_FLOATING(call.grad_out.dtype, run_means<scalar_t>(call, means, stream))
+  OPENSEG_DISPATCH_PRODUCTS(
+      call.grad_out.dtype, allow_tf32,
+      OPENSEG_DISPATCH_REGIONS(call.grad_logits.channels,
+                               run_backward<scalar_t, regions>(call, means, stream)))
 }
 
 }  // namespace openseg

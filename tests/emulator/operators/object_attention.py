@@ -12,14 +12,19 @@ from tests.emulator.mutants import ASAN, RACE_READ, RACE_WRITE, VALUES, Mutant
 CASES = [  # B, D, N, K, Dv, dtype of memory or "tfloat32", channels_last
     (1, 1, 1, 1, 1, "float32", True),
     (2, 8, 15, 2, 16, "bfloat16", True),
-    (3, 100, 65, 19, 8, "float16", True),  # rows of 200 bytes; many tiles of pixels for a block
+    (3, 100, 165, 19, 8, "float16", True),  # rows of 200 bytes; many tiles of pixels for a block
     (1, 64, 133, 19, 100, "bfloat16", False),
+    (1, 40, 600, 33, 72, "bfloat16", True),  # two tiles for a block, sums in memory
+    (1, 264, 37, 7, 260, "bfloat16", True),  # more channels than have sums in registers
     (1, 40, 33, 59, 72, "tfloat32", True),
     (2, 16, 35, 59, 8, "float32", False),
     (2, 32, 71, 19, 64, "float32", True),
     (1, 64, 33, 5, 32, "bfloat16", True),
-    (1, 72, 9, 150, 64, "bfloat16", True),
+    (1, 16, 41, 65, 8, "float16", True),
+    (1, 72, 230, 150, 64, "bfloat16", True),  # tiles differ among architectures
     (1, 8, 20, 150, 33, "float32", True),
+    (1, 8, 40, 176, 16, "bfloat16", False),
+    (1, 8, 33, 177, 16, "bfloat16", True),
     (1, 8, 17, 256, 16, "float16", True),
     (1, 4, 3, 256, 5, "float32", False),
     (0, 8, 5, 3, 8, "float32", True),
@@ -148,29 +153,38 @@ MUTANTS = [
         "weights overwritten while they are read",
         "race",
         RACE_WRITE,
-        "  sync_block();  // the weights have been read\n",
+        "    sync_block();  // the weights have been read\n",
         "",
     ),
     Mutant(
         "no barrier between the steps",
         "race",
         RACE_READ,
-        "tile < tiles;) {\n    wait_for_copies<0>();\n    sync_block();\n",
-        "tile < tiles;) {\n    wait_for_copies<0>();\n",
+        "  // for the scores, and for the gradients of query and key.\n"
+        "  int stage = 0;\n"
+        "  const auto turn = [&](int first, int step) {\n"
+        "    wait_for_copies<0>();\n"
+        "    sync_block();\n",
+        "  int stage = 0;\n"
+        "  const auto turn = [&](int first, int step) {\n"
+        "    wait_for_copies<0>();\n",
     ),
     Mutant(
         "blocks that share their sums",
         "race",
         RACE_WRITE,
-        "(batch * gridDim.x + blockIdx.x) *",
-        "batch * gridDim.x *",
+        "(int64_t)blockIdx.y * gridDim.x + blockIdx.x;",
+        "(int64_t)blockIdx.y * gridDim.x;",
     ),
     Mutant(
         "copies not waited for",
         "asan",
         ASAN,
-        "step < steps; ++step) {\n    wait_for_copies<0>();\n",
-        "step < steps; ++step) {\n",
+        "  // Once the tiles of a step are there, those of the next are sent for.\n"
+        "  int stage = 0;\n"
+        "  const auto turn = [&](int first, int step) {\n"
+        "    wait_for_copies<0>();\n",
+        "  int stage = 0;\n  const auto turn = [&](int first, int step) {\n",
     ),
     Mutant(
         "gradients of regions that are not there",
@@ -180,10 +194,24 @@ MUTANTS = [
         "",
     ),
     Mutant(
+        "pixels beyond the tile",
+        "asan",
+        ASAN,
+        "block.own_row() < tile_rows;\n    const bool is_first",
+        "first + block.own_row() < end;\n    const bool is_first",
+    ),
+    Mutant(
+        "pixels of another tile in the sums",
+        "plain",
+        VALUES,
+        "block.pixel_tile(stage),\n                                            tile_rows);",
+        "block.pixel_tile(stage),\n                                            call.shares.tile);",
+    ),
+    Mutant(
         "regions that are not there in the softmax",
         "plain",
         VALUES,
-        "column_of(i, e) < count ? scale * scores[i][e] : -infinity",
+        "8 * i + e % 2 < left ? scale * scores[i][e] : -infinity",
         "scale * scores[i][e]",
     ),
     Mutant(
@@ -195,17 +223,33 @@ MUTANTS = [
         "common/region_products.cuh",
     ),
     Mutant(
+        "regions of another order in one of two factors",
+        "plain",
+        VALUES,
+        "load_right_in_pairs(right, vectors",
+        "load_right(right, vectors",
+        "common/region_products.cuh",
+    ),
+    Mutant(
+        "sums of another tile of channels",
+        "plain",
+        VALUES,
+        "      if (i == tile) {",
+        "      if (i == tile || i == tile - 1) {",
+    ),
+    Mutant(
         "sums that nobody started",
         "plain",
         VALUES,
-        "is_first = tile == blockIdx.x",
-        "is_first = tile < 0",
+        "is_first = first == begin",
+        "is_first = first < 0",
     ),
     Mutant(
         "too little shared memory",
         "plain",
         "more shared memory is taken",
-        "  return measure.bytes();",
-        "  return measure.bytes() - 16;",
+        "    return measure.bytes();",
+        "    return measure.bytes() - 16;",
+        "common/region_products.cuh",
     ),
 ]

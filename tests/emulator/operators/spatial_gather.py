@@ -13,13 +13,16 @@ CASES = [  # B, C, N, K, dtype of features or "tfloat32", channels_last; then th
     (1, 1, 1, 1, "float32", True, "float32", True),
     (2, 8, 15, 2, "bfloat16", True, "bfloat16", True),
     (1, 100, 197, 19, "float16", True, "float16", True),  # four splits, rows of 200 bytes
-    (1, 136, 133, 19, "bfloat16", False, "float32", False),
+    (1, 296, 133, 19, "bfloat16", False, "float32", False),  # two groups of channels
+    (1, 40, 600, 33, "bfloat16", True, "bfloat16", True),  # two tiles for a block
     (3, 40, 77, 59, "tfloat32", True, "float32", True),
     (2, 16, 35, 59, "float32", False, "bfloat16", True),
     (2, 32, 71, 19, "float32", True, "float32", False),
     (1, 64, 33, 5, "bfloat16", True, "bfloat16", True),
-    (1, 72, 66, 150, "bfloat16", True, "bfloat16", False),
+    (1, 72, 230, 150, "bfloat16", True, "bfloat16", False),  # tiles differ among architectures
     (1, 8, 33, 150, "float32", True, "float16", True),
+    (1, 8, 40, 176, "float16", True, "float16", True),
+    (1, 136, 33, 177, "float16", False, "float16", True),
     (1, 8, 70, 256, "float16", True, "float16", True),
     (1, 4, 33, 256, "float32", False, "float32", False),
     (0, 8, 5, 3, "float32", True, "float32", True),
@@ -178,8 +181,15 @@ MUTANTS = [
         "weights read before they are there",
         "race",
         UNWRITTEN,
-        "greatest, nullptr);\n    sync_block();\n",
-        "greatest, nullptr);\n",
+        "step < steps; ++step) {\n    wait_for_copies<0>();\n    sync_block();\n",
+        "step < steps; ++step) {\n    wait_for_copies<0>();\n",
+    ),
+    Mutant(
+        "products overwritten while they are read",
+        "race",
+        RACE_WRITE,
+        "      sync_warp();  // the tile has been read\n",
+        "",
     ),
     Mutant(
         "splits that share their sums",
@@ -213,14 +223,14 @@ MUTANTS = [
         "columns of another warp",
         "plain",
         VALUES,
-        "const int channel = warp_index() * 16;",
-        "const int channel = (warp_index() ^ 1) * 16;",
+        "const int channel = warp_index() * warp_channels;",
+        "const int channel = (warp_index() ^ 1) * warp_channels;",
     ),
     Mutant(
         "no mean in the gradient of logits",
         "plain",
         VALUES,
-        "+ place.channel] - mean)",
-        "+ place.channel] - 0 * mean)",
+        "+ column] - mean);",
+        "+ column] - 0 * mean);",
     ),
 ]
