@@ -3,7 +3,7 @@
 // product has 32 bytes of depth, 16 numbers of 16 bits or 8 of 32.
 //
 // `stride` is the distance of rows in elements. Rows start at multiples of 16 bytes; without bank
-// conflicts where stride is an odd multiple of 16 bytes (load_right of 32-bit numbers: of 32).
+// conflicts where stride is an odd multiple of 16 bytes.
 #pragma once
 
 #include <type_traits>
@@ -49,21 +49,6 @@ __device__ void load_left(uint32_t (&a)[4], const T* tile, int stride) {
   load_matrices<false>(a, tile + lane % 16 * stride + lane / 16 * (step_depth<T> / 2));
 }
 
-// The left factor, which lies as step_depth rows of 16 numbers.
-template <typename T>
-__device__ void load_left_transposed(uint32_t (&a)[4], const T* tile, int stride) {
-  const int lane = lane_index();
-  if constexpr (sizeof(T) == 2) {
-    load_matrices<true>(a, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
-  } else {
-    const T* const row = tile + lane % 4 * stride + lane / 4;
-    for (int half = 0; half < 2; ++half) {
-      a[half] = bits_of(to_float(row[8 * half]));
-      a[half + 2] = bits_of(to_float(row[4 * stride + 8 * half]));
-    }
-  }
-}
-
 // Two right factors of 8 columns, which lie as 16 rows of the tile.
 template <typename T>
 __device__ void load_right_transposed(uint32_t (&b)[2][2], const T* tile, int stride) {
@@ -77,13 +62,72 @@ __device__ void load_right_transposed(uint32_t (&b)[2][2], const T* tile, int st
   b[1][1] = matrices[3];
 }
 
+// Products over rows of tiles. Their depth may come in any order that both factors have: of 32-bit
+// numbers, rows 2t and 2t + 1 of 8 take the places of t and t + 4. Then banks do not conflict where
+// rows are an odd multiple of 16 bytes apart, and results of products are left factors as they are.
+//
+// Where column `column` of a left factor has to lie in its row for load_left.
+template <typename T>
+__device__ int depth_position(int column) {
+  return sizeof(T) == 2 ? column : column / 8 * 8 + column % 2 * 4 + column % 8 / 2;
+}
+
+// Two columns side by side, of which `column` is the first and even.
+template <typename T>
+__device__ void store_left(T* row, int column, float first, float second) {
+  T* const to = row + depth_position<T>(column);
+  if constexpr (sizeof(T) == 2) {
+    store_pair(to, first, second);
+  } else {
+    store(to, first);
+    store(to + 4, second);
+  }
+}
+
+template <typename T>
+__device__ void read_left(const T* row, int column, float& first, float& second) {
+  const T* const from = row + depth_position<T>(column);
+  if constexpr (sizeof(T) == 2) {
+    struct alignas(4) Pair {
+      T values[2];
+    };
+    const Pair pair = *reinterpret_cast<const Pair*>(from);
+    first = to_float(pair.values[0]);
+    second = to_float(pair.values[1]);
+  } else {
+    first = to_float(from[0]);
+    second = to_float(from[4]);
+  }
+}
+
+// The left factor, which lies as step_depth rows of 16 numbers, column `i` at place_of(i).
+template <typename T, typename PlaceOf>
+__device__ void load_left_transposed(uint32_t (&a)[4], const T* tile, int stride,
+                                     const PlaceOf& place_of) {
+  const int lane = lane_index();
+  if constexpr (sizeof(T) == 2) {
+    load_matrices<true>(a, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
+  } else {
+    const T* const row = tile + lane % 4 * 2 * stride + place_of(lane / 4);
+    for (int half = 0; half < 2; ++half) {
+      a[half] = bits_of(to_float(row[8 * half]));
+      a[half + 2] = bits_of(to_float(row[stride + 8 * half]));
+    }
+  }
+}
+
+template <typename T>
+__device__ void load_left_transposed(uint32_t (&a)[4], const T* tile, int stride) {
+  load_left_transposed(a, tile, stride, [](int column) { return column; });
+}
+
 // A right factor of 8 columns, of 32-bit numbers: step_depth rows of the tile.
 template <typename T>
 __device__ void load_right_alone(uint32_t (&b)[2], const T* tile, int stride) {
   const int lane = lane_index();
-  const T* const row = tile + lane % 4 * stride + lane / 4;
+  const T* const row = tile + lane % 4 * 2 * stride + lane / 4;
   b[0] = bits_of(to_float(row[0]));
-  b[1] = bits_of(to_float(row[4 * stride]));
+  b[1] = bits_of(to_float(row[stride]));
 }
 
 // Two right factors of 8 columns, side by side: step_depth rows of the tile.
@@ -103,42 +147,10 @@ __device__ void load_right(uint32_t (&b)[2][2], const T* tile, int stride) {
   }
 }
 
-// Factors whose depth may come in any order, the same for both: of 32-bit numbers, columns of the
-// left factor or rows of the right one 2t and 2t + 1 take the places of t and t + 4. Their banks do
-// not conflict where stride is an odd multiple of 16 bytes, and results of products are such left
-// factors as they are. Of 16-bit numbers, both hold in the plain order.
-template <typename T>
-__device__ void load_left_transposed_in_pairs(uint32_t (&a)[4], const T* tile, int stride) {
-  if constexpr (sizeof(T) == 2) {
-    load_left_transposed(a, tile, stride);
-  } else {
-    const int lane = lane_index();
-    const T* const row = tile + lane % 4 * 2 * stride + lane / 4;
-    for (int half = 0; half < 2; ++half) {
-      a[half] = bits_of(to_float(row[8 * half]));
-      a[half + 2] = bits_of(to_float(row[stride + 8 * half]));
-    }
-  }
-}
-
-template <typename T>
-__device__ void load_right_in_pairs(uint32_t (&b)[2][2], const T* tile, int stride) {
-  if constexpr (sizeof(T) == 2) {
-    load_right(b, tile, stride);
-  } else {
-    const int lane = lane_index();
-    const T* const row = tile + lane % 4 * 2 * stride + lane / 4;
-    for (int half = 0; half < 2; ++half) {
-      b[half][0] = bits_of(to_float(row[8 * half]));
-      b[half][1] = bits_of(to_float(row[stride + 8 * half]));
-    }
-  }
-}
-
 // The left factors, of step_depth columns each, that results side by side become.
 template <typename T, int size>
-__device__ void left_factors_in_pairs(uint32_t (&a)[8 * size / step_depth<T>][4],
-                                      const float (&results)[size][4]) {
+__device__ void left_factors(uint32_t (&a)[8 * size / step_depth<T>][4],
+                             const float (&results)[size][4]) {
 #pragma unroll
   for (int i = 0; i < size; ++i) {
 #pragma unroll

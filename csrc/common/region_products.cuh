@@ -241,7 +241,7 @@ __device__ void add_scores(float (&scores)[rows][size][4], const T* pixels, cons
 }
 
 // The warp's rows of one tile of a map: factors weights vectors, by way of a tile in shared memory
-// that is free. `weights` are left_factors_in_pairs.
+// that is free. `weights` are left_factors.
 template <typename T, int rows, int steps>
 __device__ void write_mixed(const Map& map, const TileStart& start, T* tile,
                             const uint32_t (&weights)[rows][steps][4],
@@ -257,8 +257,7 @@ __device__ void write_mixed(const Map& map, const TileStart& start, T* tile,
 #pragma unroll
         for (int i = 0; i < size; i += 2) {
           uint32_t right[2][2];
-          load_right_in_pairs(right, vectors + depth * tile_stride<T> + channel + 8 * i,
-                              tile_stride<T>);
+          load_right(right, vectors + depth * tile_stride<T> + channel + 8 * i, tile_stride<T>);
 #pragma unroll
           for (int r = 0; r < rows; ++r) {
             multiply<T>(mixed[r][i], weights[r][step], right[0]);
@@ -287,14 +286,13 @@ __device__ void add_squares(float (&sums)[most][size][4], int squares, const T* 
     uint32_t right[size / 2][2][2];
 #pragma unroll
     for (int i = 0; i < size / 2; ++i) {
-      load_right_in_pairs(right[i], pixels + row * tile_stride<T> + 16 * i, tile_stride<T>);
+      load_right(right[i], pixels + row * tile_stride<T> + 16 * i, tile_stride<T>);
     }
 #pragma unroll
     for (int square = 0; square < most; ++square) {
       if (square < squares) {
         uint32_t left[4];
-        load_left_transposed_in_pairs(left, weights + row * weights_stride + 16 * square,
-                                      weights_stride);
+        load_left_transposed(left, weights + row * weights_stride + 16 * square, weights_stride);
 #pragma unroll
         for (int i = 0; i < size; ++i) {
           multiply<T>(sums[square][i], left, right[i / 2][i % 2]);

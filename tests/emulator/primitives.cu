@@ -16,7 +16,7 @@ constexpr int depth = 32;
 struct Product {
   const void* a;  // [size, valid]
   const void* b;  // [depth, size]
-  float* c;       // [5, size, size]: a b, a aT, bT b, that again and that of halves of a and b
+  float* c;       // [4, size, size]: a b, a aT, bT b and the product of halves of a and b
   int valid;      // columns of a, a multiple of 8; the others are zeros
 };
 
@@ -46,6 +46,7 @@ __global__ void __launch_bounds__(warp_size) product_kernel(Product product) {
   SharedMemory shared;
   T* const a = shared.take<T>(size * depth);
   T* const b = shared.take<T>(depth * size);
+  T* const ordered = shared.take<T>(size * depth);  // a, as products over rows have it
   copy_tile(a, depth, product.a, product.valid, size);
   copy_tile(b, size, product.b, size, depth);
   wait_for_copies<1>();
@@ -60,6 +61,11 @@ __global__ void __launch_bounds__(warp_size) product_kernel(Product product) {
     multiply<T>(gram[0], left[step], right[0]);
     multiply<T>(gram[1], left[step], right[1]);
   }
+  for (int i = lane_index(); i < size * depth / 2; i += warp_size) {
+    const int row = 2 * i / depth * depth;
+    const int column = 2 * i % depth;
+    store_left(ordered + row, column, to_float(a[row + column]), to_float(a[row + column + 1]));
+  }
   wait_for_copies<0>();
   sync_warp();
   float c[2][4] = {};
@@ -68,22 +74,13 @@ __global__ void __launch_bounds__(warp_size) product_kernel(Product product) {
     const T* const rows = b + step * step_depth<T> * size;
     uint32_t right[2][2];
     load_right(right, rows, size);
+    load_left(left[step], ordered + step * step_depth<T>, depth);
     uint32_t turned[4];
     load_left_transposed(turned, rows, size);
     for (int half = 0; half < 2; ++half) {
       multiply<T>(c[half], left[step], right[half]);
       multiply<T>(other_gram[half], turned, right[half]);
     }
-  }
-  float sums[2][4] = {};
-  for (int step = 0; step < steps; ++step) {
-    const T* const rows = b + step * step_depth<T> * size;
-    uint32_t right[2][2];
-    load_right_in_pairs(right, rows, size);
-    uint32_t turned[4];
-    load_left_transposed_in_pairs(turned, rows, size);
-    multiply<T>(sums[0], turned, right[0]);
-    multiply<T>(sums[1], turned, right[1]);
   }
   float results[2][4];
   for (int half = 0; half < 2; ++half) {
@@ -93,24 +90,23 @@ __global__ void __launch_bounds__(warp_size) product_kernel(Product product) {
     }
   }
   uint32_t factors[size / step_depth<T>][4];
-  left_factors_in_pairs<T>(factors, results);
+  left_factors<T>(factors, results);
   float product_of_results[2][4] = {};
   for (int step = 0; step < size / step_depth<T>; ++step) {
     uint32_t right[2][2];
-    load_right_in_pairs(right, b + step * step_depth<T> * size, size);
+    load_right(right, b + step * step_depth<T> * size, size);
     multiply<T>(product_of_results[0], factors[step], right[0]);
     multiply<T>(product_of_results[1], factors[step], right[1]);
   }
   write(product.c, c);
   write(product.c + size * size, gram);
   write(product.c + 2 * size * size, other_gram);
-  write(product.c + 3 * size * size, sums);
-  write(product.c + 4 * size * size, product_of_results);
+  write(product.c + 3 * size * size, product_of_results);
 }
 
 template <typename T>
 void run(const Product& call) {
-  launch(product_kernel<T>, 1, warp_size, 2 * size * depth * sizeof(T), nullptr, call);
+  launch(product_kernel<T>, 1, warp_size, 3 * size * depth * sizeof(T), nullptr, call);
 }
 
 struct Strides {

@@ -130,8 +130,8 @@ struct WarpShare {
       for (int tile = 0; tile < Shape::score_tiles; ++tile) {
 #pragma unroll
         for (int e = 0; e < 4; e += 2) {
-          store_pair(&to[row(r, e) * Shape::weights_stride + score_column(tile)],
-                     scores[r][tile][e], scores[r][tile][e + 1]);
+          store_left(&to[row(r, e) * Shape::weights_stride], score_column(tile), scores[r][tile][e],
+                     scores[r][tile][e + 1]);
         }
       }
     }

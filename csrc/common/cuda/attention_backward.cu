@@ -178,9 +178,10 @@ class Backward {
 
   __device__ void add_as_key(Scores& grads, const Scores& products) const {
     for_scores([&](int r, int tile, int e) {
+      const int column = share_.score_column(tile, e);
       const T weight =
-          memory_.weights[share_.row(r, e) * Shape::weights_stride + share_.score_column(tile, e)];
-      const float delta = memory_.others[share_.score_column(tile, e)].delta;
+          memory_.weights[share_.row(r, e) * Shape::weights_stride + depth_position<T>(column)];
+      const float delta = memory_.others[column].delta;
       grads[r][tile][e] += to_float(weight) * (products[r][tile][e] - delta);
     });
   }

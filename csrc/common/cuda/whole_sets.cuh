@@ -125,42 +125,6 @@ class TileStream {
   int taken_ = 0;
 };
 
-// Products over pixels. Those of 32-bit numbers take the pixels of a step in another order, t and
-// t + 4 of mma being 2t and 2t + 1: then rows that are an odd multiple of 16 bytes apart are read
-// without bank conflicts, and weights lie in that order in their rows.
-template <typename T>
-__device__ int weight_position(int column) {
-  return sizeof(T) == 2 ? column : column / 8 * 8 + column % 2 * 4 + column % 8 / 2;
-}
-
-template <typename T>
-__device__ void load_weights_transposed(uint32_t (&a)[4], const T* weights, int stride) {
-  if constexpr (sizeof(T) == 2) {
-    load_left_transposed(a, weights, stride);
-  } else {
-    const int lane = lane_index();
-    const T* const row = weights + lane % 4 * 2 * stride + weight_position<T>(lane / 4);
-    for (int half = 0; half < 2; ++half) {
-      a[half] = bits_of(to_float(row[8 * half]));
-      a[half + 2] = bits_of(to_float(row[stride + 8 * half]));
-    }
-  }
-}
-
-template <typename T>
-__device__ void load_pixels(uint32_t (&b)[2][2], const T* tile, int stride) {
-  if constexpr (sizeof(T) == 2) {
-    load_right(b, tile, stride);
-  } else {
-    const int lane = lane_index();
-    const T* const row = tile + lane % 4 * 2 * stride + lane / 4;
-    for (int half = 0; half < 2; ++half) {
-      b[half][0] = bits_of(to_float(row[8 * half]));
-      b[half][1] = bits_of(to_float(row[stride + 8 * half]));
-    }
-  }
-}
-
 // Of the four rows that a lane has part in: row(m, 2 * half).
 using RowValues = float[2][2];
 
@@ -296,27 +260,8 @@ class SetBlock {
     }
   }
 
-  // Where the weight of number 2 * half of a tile of Scores is; that of 2 * half + 1 goes with it.
-  __device__ T* weights(int m, int i, int half) const {
-    return memory_.weights + row(m, half) * Shape::weights_stride + weight_position<T>(column(i));
-  }
-
-  __device__ static void load_weights(const T* at, float& first, float& second) {
-    struct alignas(4) Pair {
-      T values[4 / sizeof(T)];
-    };
-    const Pair pair = *reinterpret_cast<const Pair*>(at);
-    first = to_float(pair.values[0]);
-    second = to_float(sizeof(T) == 2 ? pair.values[4 / sizeof(T) - 1] : at[4]);
-  }
-
-  __device__ static void store_weights(T* at, float first, float second) {
-    if constexpr (sizeof(T) == 2) {
-      store_pair(at, first, second);
-    } else {
-      store(at, first);
-      store(at + 4, second);
-    }
+  __device__ T* weights(int m, int half) const {
+    return memory_.weights + row(m, half) * Shape::weights_stride;
   }
 
   __device__ void store_weights(const Scores& scores) const {
@@ -324,8 +269,8 @@ class SetBlock {
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
       for (int i = 0; i < Shape::score_tiles; ++i) {
-        store_weights(weights(m, i, 0), scores[m][i][0], scores[m][i][1]);
-        store_weights(weights(m, i, 1), scores[m][i][2], scores[m][i][3]);
+        store_left(weights(m, 0), column(i), scores[m][i][0], scores[m][i][1]);
+        store_left(weights(m, 1), column(i), scores[m][i][2], scores[m][i][3]);
       }
     }
   }
@@ -343,7 +288,7 @@ class SetBlock {
       for (int m = 0; m < 2; ++m) {
         const T* const part = left + n * along + m * 16 * across;
         if constexpr (transposed) {
-          load_weights_transposed(lefts[m], part, Shape::weights_stride);
+          load_left_transposed(lefts[m], part, Shape::weights_stride, depth_position<T>);
         } else {
           load_left(lefts[m], part, Shape::weights_stride);
         }
@@ -351,7 +296,7 @@ class SetBlock {
 #pragma unroll
       for (int i = 0; i < count; i += 2) {
         uint32_t rights[2][2];
-        load_pixels(rights, tile + n * tile_stride<T> + i * 8, tile_stride<T>);
+        load_right(rights, tile + n * tile_stride<T> + i * 8, tile_stride<T>);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           multiply<T>(sums[m][i], lefts[m], rights[0]);

@@ -22,7 +22,6 @@ struct SetsBackward {
 // Turns the gradients of weights into those of scores, and puts them in the place of the weights.
 template <typename Shape>
 __device__ void store_grad_scores(SetBlock<Shape>& block, typename SetBlock<Shape>::Scores& grads) {
-  using T = typename Shape::Number;
   const auto for_each_pair = [&](const auto& f) {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
@@ -30,21 +29,22 @@ __device__ void store_grad_scores(SetBlock<Shape>& block, typename SetBlock<Shap
       for (int i = 0; i < Shape::score_tiles; ++i) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          T* const at = block.weights(m, i, half);
           float first, second;
-          block.load_weights(at, first, second);
-          f(m, half, grads[m][i] + 2 * half, first, second, at);
+          read_left(block.weights(m, half), block.column(i), first, second);
+          f(m, i, half, first, second);
         }
       }
     }
   };
   RowValues mean = {};
-  for_each_pair([&](int m, int half, const float* grad, float first, float second, T*) {
-    mean[m][half] += first * grad[0] + second * grad[1];
+  for_each_pair([&](int m, int i, int half, float first, float second) {
+    mean[m][half] += first * grads[m][i][2 * half] + second * grads[m][i][2 * half + 1];
   });
   block.combine(mean, [](float a, float b) { return a + b; });
-  for_each_pair([&](int m, int half, const float* grad, float first, float second, T* at) {
-    block.store_weights(at, first * (grad[0] - mean[m][half]), second * (grad[1] - mean[m][half]));
+  for_each_pair([&](int m, int i, int half, float first, float second) {
+    store_left(block.weights(m, half), block.column(i),
+               first * (grads[m][i][2 * half] - mean[m][half]),
+               second * (grads[m][i][2 * half + 1] - mean[m][half]));
   });
 }
 

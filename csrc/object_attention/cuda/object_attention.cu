@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
       exponentials(scores[r], count, call.scale, norms[r]);
       norms[r][0] = 1.0f / norms[r][0];
       norms[r][1] = 1.0f / norms[r][1];
-      left_factors_in_pairs<T>(weights[r], scores[r]);
+      left_factors<T>(weights[r], scores[r]);
     }
     for (int step = key_tiles; step < steps; ++step) {
       turn(first, step);
@@ -355,7 +355,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
     for (int r = 0; r < rows; ++r) {
       softmax_gradient(scores[r], block.own_weights() + 16 * r * block.weights_stride(),
                        block.weights_stride(), own_count, means[r]);
-      left_factors_in_pairs<T>(grads[r], scores[r]);
+      left_factors<T>(grads[r], scores[r]);
     }
     float scales[rows][2];
 #pragma unroll

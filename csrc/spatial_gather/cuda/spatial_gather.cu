@@ -389,7 +389,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
       }
     }
 #pragma unroll
-    for (int r = 0; r < rows; ++r) left_factors_in_pairs<T>(factors[r], products[r]);
+    for (int r = 0; r < rows; ++r) left_factors<T>(factors[r], products[r]);
     float units[rows][2];
 #pragma unroll
     for (int r = 0; r < rows; ++r) {

@@ -219,8 +219,8 @@ MUTANTS = [
         "gradients of scores without their mean",
         "plain",
         VALUES,
-        "second * (grad[1] - mean[m][half])",
-        "second * grad[1]",
+        "second * (grads[m][i][2 * half + 1] - mean[m][half])",
+        "second * grads[m][i][2 * half + 1]",
         SETS_BACKWARD,
     ),
     Mutant(

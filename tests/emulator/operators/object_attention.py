@@ -226,9 +226,9 @@ MUTANTS = [
         "regions of another order in one of two factors",
         "plain",
         VALUES,
-        "load_right_in_pairs(right, vectors",
-        "load_right(right, vectors",
-        "common/region_products.cuh",
+        "a[i][half] = bits_of(first);",
+        "a[i][half] = bits_of(second);",
+        "common/fragments.cuh",
     ),
     Mutant(
         "sums of another tile of channels",
