@@ -8,6 +8,7 @@ small change compiles one file.
 import fcntl
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -98,9 +99,21 @@ def _standard_headers(flags: list[str]) -> Path:
     return header
 
 
+def _included(text: str) -> set[Path]:
+    """The headers under csrc that a source includes, directly or not."""
+    found: set[Path] = set()
+    texts = [text]
+    while texts:
+        names = re.findall(r'#include "(.*)"', texts.pop())
+        new = {ROOT / "csrc" / name for name in names} - found
+        found |= new
+        texts += [header.read_text() for header in new if header.exists()]
+    return found
+
+
 def _object(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Path:
     """The object of `source` with `text` in place of what the file holds, and of headers' texts."""
-    included = {h: t for h, t in headers.items() if f'/{h.name}"' in text}
+    included = {h: t for h, t in headers.items() if h in _included(text)}
     overlay = [f"-I{_overlay(included)}"] if included else []
     flags = [*COMMON, *MODES[mode]]
     if mode in WATCHERS and source.suffix == ".cu":

@@ -12,9 +12,7 @@
 // pixels and channels. So nothing else depends on the layout of maps or on sets.
 #pragma once
 
-#include "common/attention.h"
-#include "common/check.h"
-#include "common/fragments.cuh"
+#include "common/cuda/set_maps.cuh"
 
 namespace openseg {
 
@@ -22,11 +20,6 @@ constexpr int attention_threads = 256;
 constexpr int tile_pixels = 64;
 constexpr int ring_stages = 3;
 constexpr int max_phases = 5;
-
-struct Source {
-  Map map;
-  bool in_vectors;  // all pixels have their channels in aligned vectors of 16 bytes
-};
 
 constexpr int not_kept = -1;
 
@@ -63,7 +56,7 @@ struct Shape {
   static constexpr int row_tiles = rows / row_warps / 16;  // of a warp, 16 rows each
   static constexpr int column_warps = attention_threads / warp_size / row_warps;
   // That the registers of a multiprocessor suffice for.
-  static constexpr int blocks = rows * width * sum_maps <= 64 * 256 ? 2 : 1;
+  static constexpr int blocks = sizeof(T) == 2 && rows * width * sum_maps <= 64 * 256 ? 2 : 1;
   static constexpr int chunk = 128 / sizeof(T);  // channels of a piece
   static constexpr int chunks = width / chunk;
   // Columns of a warp's share of scores and of the channels of a piece, in tiles of 8.
@@ -201,88 +194,6 @@ class Weights {
   const T* rows_;
 };
 
-// The `rows` pixels that a block owns, and their set, which has row_blocks such blocks.
-template <int rows>
-class Place {
- public:
-  int image;
-  int set;  // of all images
-
-  __device__ Place(const PixelSets& sets, const int& row_blocks)
-      : set((int)blockIdx.x / row_blocks), sets_(sets), row_blocks_(row_blocks) {
-    const int across = (int)sets.across;
-    const int down = (int)sets.down;
-    origin_ = set / across % down * (int)sets.stride_down + set % across * (int)sets.stride_across;
-    image = set / (across * down);
-  }
-
-  // Pixels of the set.
-  __device__ int length() const { return (int)(sets_.columns * sets_.lines); }
-
-  // Which pixel of the set is in a row.
-  __device__ int own(int row) const { return (int)blockIdx.x % row_blocks_ * rows + row; }
-
-  // Where pixel n of the set lies in the map, -1 beyond the last.
-  __device__ int pixel(int n) const {
-    const int columns = (int)sets_.columns;
-    const int lines = n < columns ? 0 : n / columns;
-    const int column = n - lines * columns;
-    const int there = origin_ + lines * (int)sets_.stride_line + column * (int)sets_.stride_column;
-    return n < length() ? there : -1;
-  }
-
-  __device__ auto own_pixels() const {
-    return [this](int row) { return pixel(own(row)); };
-  }
-
-  // The number of pixel n among those of all sets.
-  __device__ int64_t number(int n) const { return (int64_t)set * length() + n; }
-
- private:
-  const PixelSets& sets_;
-  const int& row_blocks_;
-  int origin_;
-};
-
-// Fills a piece with channels `first_channel` … of the pixels of a map that rows(i) names for its
-// rows, with zeros where it names none, -1, and beyond the channels.
-template <typename T, int threads, int pixels, int channels, int stride, typename Rows>
-__device__ void copy_piece(T* to, const Source& source, int image, Rows rows, int first_channel) {
-  const Map& map = source.map;
-  const int thread = thread_anew();
-  const T* const start = static_cast<const T*>(map.data) + image * map.stride_batch;
-  const int left = (int)map.channels - first_channel;
-  const int stride_pixel = (int)map.stride_pixel;
-  if (source.in_vectors) {
-    constexpr int size = 16 / sizeof(T);
-    constexpr int vectors = channels / size;
-    constexpr int rows_at_once = threads / vectors;
-    static_assert(pixels % rows_at_once == 0);
-    const int column = thread % vectors * size;
-#pragma unroll 1
-    for (int i = 0; i < pixels / rows_at_once; ++i) {
-      const int row = i * rows_at_once + thread / vectors;
-      const int pixel = rows(row);
-      const bool there = pixel >= 0 && column < left;
-      const int64_t offset = (int64_t)pixel * stride_pixel + first_channel + column;
-      copy_async(&to[row * stride + column], start + (there ? offset : 0), there);
-    }
-    return;
-  }
-  const bool along_channels = map.stride_channel == 1;
-#pragma unroll 1
-  for (int i = thread; i < pixels * channels; i += threads) {
-    const int row = along_channels ? i / channels : i % pixels;
-    const int column = along_channels ? i % channels : i / pixels;
-    const int pixel = rows(row);
-    T value{};
-    if (pixel >= 0 && column < left) {
-      value = start[(int64_t)pixel * stride_pixel + (first_channel + column) * map.stride_channel];
-    }
-    to[row * stride + column] = value;
-  }
-}
-
 // A piece of a tile, in the order of tiles, phases and pieces.
 struct Cursor {
   int tile = 0, phase = 0, piece = -1;
@@ -328,7 +239,7 @@ class Stream {
       const Phase& phase = program.phases[i];
       for (int piece = 0; phase.over_channels && piece < phase.pieces; ++piece) {
         copy_piece<T, attention_threads, Shape::rows, Shape::chunk, Shape::chunk_stride>(
-            memory.own + (phase.own_at + piece) * Shape::own_piece, phase.own, place.image,
+            memory.own + (phase.own_at + piece) * Shape::own_piece, phase.own, place.image(),
             place.own_pixels(), piece * Shape::chunk);
       }
     }
@@ -372,14 +283,15 @@ class Stream {
   template <int rows>
   __device__ void copy(T* to, const Source& source, const int* pixels, int piece) const {
     copy_piece<T, attention_threads, rows, Shape::chunk, Shape::chunk_stride>(
-        to, source, place_.image, [pixels](int row) { return pixels[row]; }, piece * Shape::chunk);
+        to, source, place_.image(), [pixels](int row) { return pixels[row]; },
+        piece * Shape::chunk);
   }
 
   // There after the next barrier.
   __device__ void find_pixels(int tile) {
-    if (threadIdx.x < tile_pixels) {
-      memory_.pixels[tile % 2 * tile_pixels + threadIdx.x] =
-          place_.pixel(tile * tile_pixels + (int)threadIdx.x);
+    const int thread = thread_anew();
+    if (thread < tile_pixels) {
+      memory_.pixels[tile % 2 * tile_pixels + thread] = place_.pixel(tile * tile_pixels + thread);
     }
   }
 
@@ -431,80 +343,6 @@ __device__ void multiply_values(typename WarpShare<Shape>::Sums (&sums)[Shape::c
   }
 }
 
-__device__ inline float infinity() {
-  return float_from_bits(0x7f800000);
-}
-
-struct alignas(16) Vector {
-  uint32_t words[4];
-};
-
-// Word j of lane i of four becomes word i of lane j.
-__device__ inline void transpose_words(Vector& vector) {
-#pragma unroll
-  for (int distance = 1; distance < 4; distance *= 2) {
-    const bool upper = lane_index() & distance;
-#pragma unroll
-    for (int low = 0; low < 4; ++low) {
-      if (low & distance) {
-        continue;
-      }
-      uint32_t& first = vector.words[low];
-      uint32_t& second = vector.words[low + distance];
-      const uint32_t other =
-          bits_of(shuffle_xor(float_from_bits(upper ? first : second), distance));
-      (upper ? first : second) = other;
-    }
-  }
-}
-
-// Writes factor * sums to channels of a pixel, as Place::pixel names it. They are one row of
-// results of mma side by side, of which a lane has numbers 2 * half and 2 * half + 1.
-template <typename T, int tiles>
-__device__ void write_row(const Source& to, int image, int at, int first_channel,
-                          const float (&sums)[tiles][4], int half, float factor) {
-  const Map& map = to.map;
-  const bool inside = at >= 0;
-  T* const pixel = static_cast<T*>(map.data) + image * map.stride_batch +
-                   (int64_t)(inside ? at : 0) * (int)map.stride_pixel;
-  const int position = lane_index() % 4;
-  if constexpr (sizeof(T) == 2 && tiles % 4 == 0) {
-    if (to.in_vectors) {  // whole ones for each lane
-#pragma unroll
-      for (int tile = 0; tile < tiles; tile += 4) {
-        Vector vector;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          store_pair(reinterpret_cast<T*>(&vector.words[i]), factor * sums[tile + i][2 * half],
-                     factor * sums[tile + i][2 * half + 1]);
-        }
-        transpose_words(vector);
-        const int channel = first_channel + (tile + position) * 8;
-        if (inside && channel < map.channels) {
-          *reinterpret_cast<Vector*>(&pixel[channel]) = vector;
-        }
-      }
-      return;
-    }
-  }
-#pragma unroll
-  for (int tile = 0; tile < tiles; ++tile) {
-    const int channel = first_channel + tile * 8 + position * 2;
-    const float first = factor * sums[tile][2 * half];
-    const float second = factor * sums[tile][2 * half + 1];
-    if (inside && to.in_vectors && channel < map.channels) {
-      store_pair(&pixel[channel], first, second);
-    } else if (inside) {
-      if (channel < map.channels) {
-        store(&pixel[channel * map.stride_channel], first);
-      }
-      if (channel + 1 < map.channels) {
-        store(&pixel[(channel + 1) * map.stride_channel], second);
-      }
-    }
-  }
-}
-
 // Writes factors * sums to the own pixels of a map; a lane has two rows of each row tile, and a
 // factor for each.
 template <typename Shape>
@@ -520,22 +358,11 @@ __device__ void write_own(const Source& to, const Place<Shape::rows>& place,
 #pragma unroll
       for (int chunk = 0; chunk < Shape::chunks; ++chunk) {
         const int channel = chunk * Shape::chunk + share.column_warp * Shape::value_tiles * 8;
-        write_row<typename Shape::Number>(to, place.image, pixel, channel, sums[chunk][r], half,
+        write_row<typename Shape::Number>(to, place.image(), pixel, channel, sums[chunk][r], half,
                                           factors[r][half]);
       }
     }
   }
-}
-
-inline Source source_of(const Map& map) {
-  OPENSEG_CHECK(map.stride_pixel < (int64_t)1 << 31, "attention in a map whose pixels are ",
-                map.stride_pixel,
-                " elements apart is beyond what the CUDA kernels count in 32 bits");
-  const int64_t size = map.dtype == DType::float32 ? 4 : 2;
-  const int64_t misalignment = ((int64_t)map.data | map.stride_batch * size |
-                                map.stride_pixel * size | map.channels * size) %
-                               16;
-  return {map, map.stride_channel == 1 && misalignment == 0};
 }
 
 inline int pieces_of(const Map& map) {
@@ -612,27 +439,11 @@ int64_t plan_memory(Program& program) {
   return bytes();
 }
 
-// Returns the number of blocks, of `rows` pixels each.
-inline int64_t plan_blocks(Program& program, int rows, int64_t batch) {
+// Returns the blocks, of `rows` pixels each.
+inline dim3 plan_blocks(Program& program, int rows, int64_t batch) {
   const PixelSets& sets = program.sets;
   program.row_blocks = (int)ceil_div(sets.lines * sets.columns, rows);
-  return program.row_blocks * sets.down * sets.across * batch;
-}
-
-// Elements of each of the two statistics.
-inline int64_t statistics_count(const Attention& call) {
-  return call.query.batch * call.query.pixels;
-}
-
-inline void check_attention(const Attention& call) {
-  for (const Map* map : {&call.query, &call.value}) {
-    OPENSEG_CHECK(map->channels > 0 && map->channels <= 512, "attention of ", map->channels,
-                  " channels: the CUDA kernels serve 1 to 512");
-  }
-  // There are no more blocks than pixels.
-  OPENSEG_CHECK(call.query.pixels < ((int64_t)1 << 31) / (call.query.batch + 1), "attention in ",
-                call.query.batch, " maps of ", call.query.pixels,
-                " pixels is beyond what the CUDA kernels count in 32 bits");
+  return dim3(program.row_blocks * sets.count(), batch);
 }
 
 }  // namespace openseg

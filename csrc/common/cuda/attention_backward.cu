@@ -72,8 +72,9 @@ class Backward {
     Sums grad_map = {};
     Sums grad_value = {};
     for (int tile = 0; tile < program.tiles; ++tile) {
-      if (threadIdx.x < tile_pixels) {
-        memory_.others[threadIdx.x] = statistics_of(tile * tile_pixels + threadIdx.x);
+      const int thread = thread_anew();
+      if (thread < tile_pixels) {
+        memory_.others[thread] = statistics_of(tile * tile_pixels + thread);
       }
       weigh(place_.length() - tile * tile_pixels);
       multiply_values(grad_value, value_phase, program.phases[value_phase].pieces, memory_.weights,
@@ -93,7 +94,7 @@ class Backward {
     if (n >= place_.length()) {
       return {};
     }
-    const int64_t at = place_.number(n);
+    const int at = place_.number(n);
     return {call_.most[at], call_.inverse[at], call_.delta[at]};
   }
 
@@ -212,9 +213,10 @@ template <typename T>
 __global__ void __launch_bounds__(attention_threads)
     attention_delta_kernel(const __grid_constant__ DeltaCall call) {
   const Place<attention_threads> place(call.program.sets, call.program.row_blocks);
-  const T* const outs = static_cast<const T*>(call.out.data) + place.image * call.out.stride_batch;
+  const T* const outs =
+      static_cast<const T*>(call.out.data) + place.image() * call.out.stride_batch;
   const T* const grads =
-      static_cast<const T*>(call.grad.data) + place.image * call.grad.stride_batch;
+      static_cast<const T*>(call.grad.data) + place.image() * call.grad.stride_batch;
   const bool by_warp = call.out.stride_channel == 1;
   for (int i = 0; i < (by_warp ? warp_size : 1); ++i) {
     const int n = place.own(by_warp ? warp_index() * warp_size + i : (int)threadIdx.x);
@@ -239,7 +241,7 @@ __global__ void __launch_bounds__(attention_threads)
 template <typename Shape>
 void launch_shape(BackwardCall call, void* stream) {
   const int64_t shared_bytes = plan_memory<Memory<Shape>>(call.program);
-  const int64_t blocks = plan_blocks(call.program, Shape::rows, call.grad_map.map.batch);
+  const dim3 blocks = plan_blocks(call.program, Shape::rows, call.grad_map.map.batch);
   launch(attention_backward_kernel<Shape>, blocks, attention_threads, shared_bytes, stream, call);
 }
 
@@ -255,7 +257,7 @@ void launch_backward(const BackwardCall& call, void* stream) {
 
 template <typename T>
 void launch_delta(DeltaCall call, void* stream) {
-  const int64_t blocks = plan_blocks(call.program, attention_threads, call.out.batch);
+  const dim3 blocks = plan_blocks(call.program, attention_threads, call.out.batch);
   launch(attention_delta_kernel<T>, blocks, attention_threads, 0, stream, call);
 }
 

@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(attention_threads, Tiles::blocks)
 template <typename Tiles>
 void launch_shape(ForwardCall call, void* stream) {
   const int64_t bytes = plan_memory<Memory<Tiles>>(call.program);
-  const int64_t blocks = plan_blocks(call.program, Tiles::rows, call.out.map.batch);
+  const dim3 blocks = plan_blocks(call.program, Tiles::rows, call.out.map.batch);
   launch(attention_forward_kernel<Tiles>, blocks, attention_threads, bytes, stream, call);
 }
 
@@ -186,8 +186,9 @@ void launch_shape(ForwardCall call, void* stream) {
 template <typename Tiles>
 bool suits(ForwardCall call) {
   const int64_t bytes = plan_memory<Memory<Tiles>>(call.program);
+  const dim3 blocks = plan_blocks(call.program, Tiles::rows, call.out.map.batch);
   return bytes <= shared_memory_limit() && call.program.keeps_own() &&
-         plan_blocks(call.program, Tiles::rows, call.out.map.batch) >= multiprocessor_count();
+         (int64_t)blocks.x * blocks.y >= multiprocessor_count();
 }
 
 // Twice the pixels of a block halve what is read of the others.

@@ -7,7 +7,7 @@
 // A warp has 32 rows of every product, so that what it loads of the right factor serves two mma.
 #pragma once
 
-#include "common/cuda/attention.cuh"
+#include "common/cuda/set_maps.cuh"
 #include "common/map_tile.cuh"
 
 namespace openseg {
@@ -64,8 +64,8 @@ class TileStream {
   using T = typename Shape::Number;
 
   // `pixels`: of all rows
-  __device__ TileStream(const SetProgram& program, int image, const int* pixels, T* tiles)
-      : program_(program), image_(image), pixels_(pixels), tiles_(tiles) {
+  __device__ TileStream(const SetProgram& program, const int* pixels, T* tiles)
+      : program_(program), pixels_(pixels), tiles_(tiles) {
     if (program.stages == 2) {
       load(0);
     }
@@ -110,7 +110,7 @@ class TileStream {
       for (int i = 0; i < 2; ++i) {
         const int tile = pairs.one_map ? 2 * (step - pairs.begin) + i : step - pairs.begin;
         copy_piece<T, Shape::threads, Shape::rows, Shape::channels, tile_stride<T>>(
-            to + i * Shape::tile, pairs.maps[i], image_,
+            to + i * Shape::tile, pairs.maps[i], Place<Shape::rows>::image(),
             [pixels = pixels_](int row) { return pixels[row]; }, tile * Shape::channels);
       }
       commit_copies();
@@ -119,7 +119,6 @@ class TileStream {
   }
 
   const SetProgram& program_;
-  int image_;
   const int* pixels_;
   T* tiles_;
   int taken_ = 0;
@@ -138,7 +137,7 @@ class SetBlock {
       : program_(program),
         memory_(shared, program),
         place_(program.sets, program.row_blocks),
-        stream_(program, place_.image, find_pixels(), memory_.tiles) {}
+        stream_(program, find_pixels(), memory_.tiles) {}
 
   __device__ const Place<Shape::rows>& place() const { return place_; }
   __device__ static int column_warp() { return warp_index() % 2; }
@@ -314,7 +313,7 @@ class SetBlock {
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        write_row<T>(to, place_.image, memory_.pixels[row(m, half)], channel, sums[m], half,
+        write_row<T>(to, place_.image(), memory_.pixels[row(m, half)], channel, sums[m], half,
                      factors[m][half]);
       }
     }

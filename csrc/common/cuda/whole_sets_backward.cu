@@ -101,8 +101,9 @@ bool launch_backward(SetsBackward call, void* stream) {
   constexpr int most = std::is_same_v<T, float> ? 128 : 192;
   return start_with_shape<T, most>(call.program, [&](auto shape, int64_t shared_bytes) {
     using Shape = decltype(shape);
-    launch(whole_sets_backward_kernel<Shape>, call.program.sets.count() * call.grad_query.map.batch,
-           Shape::threads, shared_bytes, stream, call);
+    launch(whole_sets_backward_kernel<Shape>,
+           dim3(call.program.sets.count(), call.grad_query.map.batch), Shape::threads, shared_bytes,
+           stream, call);
   });
 }
 

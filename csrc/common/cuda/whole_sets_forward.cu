@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     for (int half = 0; half < 2; ++half) {
       const int n = block.row(m, half);
       if (block.column_warp() == 0 && lane_index() % 4 == 0 && n < block.place().length()) {
-        const int64_t at = block.place().number(n);
+        const int at = block.place().number(n);
         call.most[at] = most[m][half];
         call.inverse[at] = inverse[m][half];
       }
@@ -51,7 +51,7 @@ template <typename T>
 bool launch_forward(SetsForward call, void* stream) {
   return start_with_shape<T, 192>(call.program, [&](auto shape, int64_t shared_bytes) {
     using Shape = decltype(shape);
-    launch(whole_sets_forward_kernel<Shape>, call.program.sets.count() * call.out.map.batch,
+    launch(whole_sets_forward_kernel<Shape>, dim3(call.program.sets.count(), call.out.map.batch),
            Shape::threads, shared_bytes, stream, call);
   });
 }

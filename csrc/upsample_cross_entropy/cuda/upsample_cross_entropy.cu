@@ -297,16 +297,24 @@ __device__ void backward_rows(const BackwardCall& call, int column, int cell_row
   }
 }
 
+// Where column i of a piece lies in shared memory: then columns whose distance is a power of 2, as
+// those of neighbouring cells are, are in different banks.
+__device__ int spread(int i) {
+  return i + i / warp_size;
+}
+
+constexpr int spread_columns = threads + threads / warp_size;
+
 // What a block of the backward pass shares; `columns` is a piece of the output columns of its
 // cells.
 struct Tile {
-  float* grads;    // [class_chunk, threads]: of the columns
-  float* weights;  // [threads]: of the right neighbours of the columns
+  float* grads;    // [class_chunk, spread_columns]: of the columns
+  float* weights;  // [spread_columns]: of the right neighbours of the columns
   float* totals;   // [class_chunk, cells]
 
   __host__ __device__ Tile(SharedMemory& shared, const BackwardCall& call)
-      : grads(shared.take<float>(class_chunk * threads)),
-        weights(shared.take<float>(threads)),
+      : grads(shared.take<float>(class_chunk * spread_columns)),
+        weights(shared.take<float>(spread_columns)),
         totals(shared.take<float>(class_chunk * call.cells)) {}
 };
 
@@ -319,10 +327,11 @@ __device__ float across_columns(const Axis& columns, int cell, int piece, const 
   float sum = 0;
   int column = columns.first(cell - 1);
   for (column = column > piece ? column : piece; column < own && column < stop; ++column) {
-    sum += weights[column - piece] * grads[column - piece];
+    sum += weights[spread(column - piece)] * grads[spread(column - piece)];
   }
   for (column = own > piece ? own : piece; column < last && column < stop; ++column) {
-    sum += columns.own_share(cell, weights[column - piece]) * grads[column - piece];
+    const int at = spread(column - piece);
+    sum += columns.own_share(cell, weights[at]) * grads[at];
   }
   return sum;
 }
@@ -361,15 +370,17 @@ __global__ void __launch_bounds__(threads)
         }
       }
       sync_block();  // the piece before has been read
-      tile.weights[threadIdx.x] = column < end ? call.columns.source(column).weight : 0;
+      const int at = spread(threadIdx.x);
+      tile.weights[at] = column < end ? call.columns.source(column).weight : 0;
 #pragma unroll
       for (int c = 0; c < class_chunk; ++c) {
-        tile.grads[c * threads + threadIdx.x] = grads[c];
+        tile.grads[c * spread_columns + at] = grads[c];
       }
       sync_block();
       for (int task = threadIdx.x; task < class_chunk * cells; task += threads) {
-        tile.totals[task] += across_columns(call.columns, first_cell + task % cells, piece,
-                                            &tile.grads[task / cells * threads], tile.weights);
+        tile.totals[task] +=
+            across_columns(call.columns, first_cell + task % cells, piece,
+                           &tile.grads[task / cells * spread_columns], tile.weights);
       }
     }
     for (int task = threadIdx.x; task < class_chunk * cells; task += threads) {

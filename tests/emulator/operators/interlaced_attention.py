@@ -65,6 +65,7 @@ def check(kernels: Kernels) -> None:
     attention.check(kernels, CASES)
 
 
+MAPS = "common/cuda/set_maps.cuh"
 SHARED = "common/cuda/attention.cuh"
 FORWARD = "common/cuda/attention_forward.cu"
 SETS = "common/cuda/whole_sets.cuh"
@@ -83,9 +84,9 @@ MUTANTS = [
         "statistics as if sets had whole tiles",
         "asan",
         ASAN,
-        "(int64_t)set * length() + n",
-        "(int64_t)set * 64 + n",
-        SHARED,
+        "+ set_) * length() + n",
+        "+ set_) * 64 + n",
+        MAPS,
     ),
     Mutant(
         "statistics without the image",
@@ -99,9 +100,9 @@ MUTANTS = [
         "sets of a row of sets where the first one is",
         "plain",
         VALUES,
-        "set % across * (int)sets.stride_across",
+        "set_ % across * (int)sets.stride_across",
         "0",
-        SHARED,
+        MAPS,
     ),
     Mutant(
         "pieces not waited for",
@@ -125,7 +126,7 @@ MUTANTS = [
         ASAN,
         "start + (there ? offset : 0), there);",
         "start + (pixel < 0 ? 0 : offset), pixel >= 0);",
-        SHARED,
+        MAPS,
     ),
     Mutant(
         "own pixels beyond the last",
@@ -133,7 +134,7 @@ MUTANTS = [
         ASAN,
         "return n < length() ? there : -1;",
         "return there;",
-        SHARED,
+        MAPS,
     ),
     Mutant(
         "registers of the right factor exchanged",

@@ -223,12 +223,12 @@ MUTANTS = [
         "common/region_products.cuh",
     ),
     Mutant(
-        "regions of another order in one of two factors",
+        "columns of the result twice",
         "plain",
         VALUES,
-        "a[i][half] = bits_of(first);",
-        "a[i][half] = bits_of(second);",
-        "common/fragments.cuh",
+        "weights[r][step], right[1]);",
+        "weights[r][step], right[0]);",
+        "common/region_products.cuh",
     ),
     Mutant(
         "sums of another tile of channels",
