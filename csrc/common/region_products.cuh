@@ -15,6 +15,7 @@
 namespace openseg {
 
 constexpr int most_regions = 256;
+constexpr int most_pixels = 1 << 30;  // of an image: 32 bits count them
 constexpr int block_warps = 8;
 constexpr int block_threads = block_warps * warp_size;
 

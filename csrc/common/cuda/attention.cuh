@@ -240,7 +240,7 @@ class Stream {
       for (int piece = 0; phase.over_channels && piece < phase.pieces; ++piece) {
         copy_piece<T, attention_threads, Shape::rows, Shape::chunk, Shape::chunk_stride>(
             memory.own + (phase.own_at + piece) * Shape::own_piece, phase.own, place.image(),
-            place.own_pixels(), piece * Shape::chunk);
+            place.own_pixels(), piece * Shape::chunk, (int)threadIdx.x);
       }
     }
     if (!program.keeps_own() && threadIdx.x < Shape::rows) {
@@ -283,8 +283,8 @@ class Stream {
   template <int rows>
   __device__ void copy(T* to, const Source& source, const int* pixels, int piece) const {
     copy_piece<T, attention_threads, rows, Shape::chunk, Shape::chunk_stride>(
-        to, source, place_.image(), [pixels](int row) { return pixels[row]; },
-        piece * Shape::chunk);
+        to, source, place_.image(), [pixels](int row) { return pixels[row]; }, piece * Shape::chunk,
+        thread_anew());
   }
 
   // There after the next barrier.

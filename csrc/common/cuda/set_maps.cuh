@@ -69,11 +69,12 @@ class Place {
 };
 
 // Fills a piece with channels `first_channel` … of the pixels of a map that rows(i) names for its
-// rows, with zeros where it names none, -1, and beyond the channels.
+// rows, with zeros where it names none, -1, and beyond the channels. `thread` of `threads` calls
+// it.
 template <typename T, int threads, int pixels, int channels, int stride, typename Rows>
-__device__ void copy_piece(T* to, const Source& source, int image, Rows rows, int first_channel) {
+__device__ void copy_piece(T* to, const Source& source, int image, Rows rows, int first_channel,
+                           int thread) {
   const Map& map = source.map;
-  const int thread = thread_anew();
   const T* const start = static_cast<const T*>(map.data) + image * map.stride_batch;
   const int left = (int)map.channels - first_channel;
   const int stride_pixel = (int)map.stride_pixel;
@@ -139,7 +140,7 @@ __device__ void write_row(const Source& to, int image, int at, int first_channel
   const bool inside = at >= 0;
   T* const pixel = static_cast<T*>(map.data) + image * map.stride_batch +
                    (int64_t)(inside ? at : 0) * (int)map.stride_pixel;
-  const int position = thread_anew() % 4;
+  const int position = lane_index() % 4;
   if constexpr (sizeof(T) == 2 && tiles % 4 == 0) {
     if (to.in_vectors) {  // whole ones for each lane
 #pragma unroll

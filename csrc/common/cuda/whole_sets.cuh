@@ -111,7 +111,8 @@ class TileStream {
         const int tile = pairs.one_map ? 2 * (step - pairs.begin) + i : step - pairs.begin;
         copy_piece<T, Shape::threads, Shape::rows, Shape::channels, tile_stride<T>>(
             to + i * Shape::tile, pairs.maps[i], Place<Shape::rows>::image(),
-            [pixels = pixels_](int row) { return pixels[row]; }, tile * Shape::channels);
+            [pixels = pixels_](int row) { return pixels[row]; }, tile * Shape::channels,
+            (int)threadIdx.x);
       }
       commit_copies();
       return;

@@ -456,6 +456,8 @@ void run_backward(const BackwardCall& call, void* stream) {
 void check(const ObjectAttention& call) {
   OPENSEG_CHECK(call.key.pixels <= most_regions, "object_attention: key has ", call.key.pixels,
                 " regions, the kernel for GPUs serves up to ", most_regions);
+  OPENSEG_CHECK(call.query.pixels <= most_pixels, "object_attention: query has ", call.query.pixels,
+                " pixels an image, the kernel for GPUs serves up to ", most_pixels);
 }
 
 }  // namespace

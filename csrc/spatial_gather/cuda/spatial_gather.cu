@@ -462,6 +462,9 @@ void run_means(const SpatialGatherBackward& call, float* means, void* stream) {
 void check(const SpatialGather& call) {
   OPENSEG_CHECK(call.logits.channels <= most_regions, "spatial_gather: logits have ",
                 call.logits.channels, " regions, the kernel for GPUs serves up to ", most_regions);
+  OPENSEG_CHECK(call.features.pixels <= most_pixels, "spatial_gather: features has ",
+                call.features.pixels, " pixels an image, the kernel for GPUs serves up to ",
+                most_pixels);
 }
 
 }  // namespace
