@@ -30,6 +30,17 @@ __device__ inline void store_pair(tfloat32* to, float first, float second) {
   store_pair(&to->value, first, second);
 }
 
+// Two neighbours in one access: `from` is aligned to both.
+template <typename T>
+__device__ void read_pair(const T* from, float& first, float& second) {
+  struct alignas(2 * sizeof(T)) Pair {
+    T values[2];
+  };
+  const Pair pair = *reinterpret_cast<const Pair*>(from);
+  first = to_float(pair.values[0]);
+  second = to_float(pair.values[1]);
+}
+
 // Runs the last argument with `scalar_t`, the type that products see.
 #define OPENSEG_DISPATCH_PRODUCTS(dtype, allow_tf32, ...)     \
   if ((allow_tf32) && (dtype) == ::openseg::DType::float32) { \
@@ -88,12 +99,7 @@ template <typename T>
 __device__ void read_left(const T* row, int column, float& first, float& second) {
   const T* const from = row + depth_position<T>(column);
   if constexpr (sizeof(T) == 2) {
-    struct alignas(4) Pair {
-      T values[2];
-    };
-    const Pair pair = *reinterpret_cast<const Pair*>(from);
-    first = to_float(pair.values[0]);
-    second = to_float(pair.values[1]);
+    read_pair(from, first, second);
   } else {
     first = to_float(from[0]);
     second = to_float(from[4]);

@@ -163,12 +163,7 @@ __device__ void put_pair(T* to, float first, float second) {
 template <typename T>
 __device__ void get_pair(const T* from, float& first, float& second) {
   if constexpr (sizeof(T) == 2) {
-    struct alignas(4) Pair {
-      T values[2];
-    };
-    const Pair pair = *reinterpret_cast<const Pair*>(from);
-    first = to_float(pair.values[0]);
-    second = to_float(pair.values[1]);
+    read_pair(from, first, second);
   } else {
     const int turn = lane_index() / 4 % 2;
     const float one = to_float(from[turn]);

@@ -388,11 +388,10 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
         get_rows(products[r], part, block.weights_stride(), count);
       }
     }
-#pragma unroll
-    for (int r = 0; r < rows; ++r) left_factors<T>(factors[r], products[r]);
     float units[rows][2];
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
+      left_factors<T>(factors[r], products[r]);
       units[r][0] = units[r][1] = weight_unit;
     }
     for (int step = tiles; step < 2 * tiles; ++step) {
