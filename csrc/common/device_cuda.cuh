@@ -100,6 +100,13 @@ __device__ inline float exp_fast(float x) {
   return __expf(x);
 }
 
+// Relative error about 2^-22, 0 far below.
+__device__ inline float exp2_fast(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 __device__ inline float log_fast(float x) {
   return __logf(x);
 }
@@ -182,21 +189,25 @@ __device__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
 }
 
-// Carves the dynamic shared memory of a block into arrays, each aligned to 16 bytes. On the host,
-// the same calls on SharedMemory(nullptr) tell how much to ask for at the launch.
+__host__ __device__ constexpr int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+// Carves the dynamic shared memory of a block into arrays, each aligned to 16 bytes or as asked. On
+// the host, the same calls on SharedMemory(nullptr) tell how much to ask for at the launch.
 class SharedMemory {
  public:
   __device__ SharedMemory() {
-    extern __shared__ char openseg_shared_memory[];
+    extern __shared__ __align__(1024) char openseg_shared_memory[];
     start_ = openseg_shared_memory;
   }
   __host__ __device__ explicit SharedMemory(char* start) : start_(start) {}
 
   template <typename T>
-  __host__ __device__ T* take(int64_t count) {
-    T* const taken = reinterpret_cast<T*>(start_ + bytes_);
-    bytes_ += (count * (int64_t)sizeof(T) + 15) / 16 * 16;
-    return taken;
+  __host__ __device__ T* take(int64_t count, int64_t alignment = 16) {
+    const int64_t begin = round_up(bytes_, alignment);
+    bytes_ = begin + round_up(count * (int64_t)sizeof(T), 16);
+    return reinterpret_cast<T*>(start_ + begin);
   }
 
   __host__ __device__ int64_t bytes() const { return bytes_; }
@@ -225,6 +236,12 @@ inline int64_t shared_memory_limit() {
 
 inline int multiprocessor_count() {
   return device_attribute(cudaDevAttrMultiProcessorCount);
+}
+
+// Whether the current device can run what is compiled for sm_90a.
+inline bool has_warpgroups() {
+  return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
+         device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;
 }
 
 // Starts kernel(call) on `stream`, a cudaStream_t. Nothing is started for an empty grid.

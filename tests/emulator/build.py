@@ -45,7 +45,15 @@ THOROUGH = os.environ.get("OPENSEG_THOROUGH_TESTS") == "1"
 WHY_NOT_THOROUGH = "one of many like it: OPENSEG_THOROUGH_TESTS=1 runs them all"
 WATCHERS = {"race": ["watch.cpp", "race.cpp"], "costs": ["watch.cpp", "costs.cpp"]}
 RUNTIME = [
-    HERE / name for name in ("emulator.cpp", "tensor_cores.cpp", "launchers.cpp", "primitives.cu")
+    HERE / name
+    for name in (
+        "emulator.cpp",
+        "tensor_cores.cpp",
+        "warpgroup.cpp",
+        "launchers.cpp",
+        "primitives.cu",
+        "primitives_sm90.cu",
+    )
 ]
 
 

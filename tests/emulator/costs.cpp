@@ -183,7 +183,7 @@ Range find_library() {
 
 void watch(const void* address, int64_t bytes, Access kind, const void* code) {
   const uintptr_t begin = (uintptr_t)address;
-  if (!place.in_kernel || stacks.has(begin) || library.has(begin)) {
+  if (!place.in_kernel || kind == Access::product || stacks.has(begin) || library.has(begin)) {
     return;
   }
   Requests& requests = requests_of[{code, place.thread / lanes}];
@@ -234,6 +234,21 @@ void count_collective(const char* name) {
   products += std::strcmp(name, "mma") == 0;
 }
 
+// A warp reads its rows of the left factor; the right one is read for four warps.
+void count_group_product(int tiles, const void* code) {
+  constexpr int mma_bytes = 32;  // of depth
+  const int left_rows = 16;
+  const int right_rows = place.thread / lanes % 4 == 0 ? 8 * tiles : 0;
+  const int64_t wavefronts = (left_rows + right_rows) * mma_bytes / (banks * word_bytes);
+  products += tiles;
+  Cost& cost = costs[{kernel, code, Access::product, mma_bytes}];
+  ++cost.requests;
+  cost.wavefronts += wavefronts;
+  cost.least_wavefronts += wavefronts;
+}
+
+void note_shown() {}
+
 const char* race_report() {
   return nullptr;
 }
@@ -249,7 +264,7 @@ extern "C" const char* emulator_costs() {
   std::ostringstream lines;
   lines << "products " << products << '\n';
   for (const auto& [line, cost] : costs) {
-    lines << line.kernel << ' ' << line.code << ' ' << "rwa"[(int)line.kind] << line.bytes << ' '
+    lines << line.kernel << ' ' << line.code << ' ' << "rwap"[(int)line.kind] << line.bytes << ' '
           << cost.requests << ' ' << cost.wavefronts << ' ' << cost.least_wavefronts << ' '
           << cost.sectors << '\n';
   }

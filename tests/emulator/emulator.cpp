@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "warpgroup.h"
 #include "watch.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -60,7 +61,9 @@ struct Copies {
 
 struct Array {
   char* allocation;
-  int64_t bytes;
+  int64_t bytes, alignment;
+
+  char* begin() const { return allocation + alignment; }
 };
 
 struct {
@@ -74,7 +77,7 @@ Warp warps[max_threads / 32];
 Copies copies[max_threads];
 Array arrays[max_arrays];
 int array_count;
-int64_t shared_left;
+int64_t shared_bytes, shared_end;  // of the launch, and of what has been taken
 int threads;
 int current;
 int waiting_at_barrier;
@@ -130,14 +133,9 @@ void to_thread(int thread) {
 
 template <typename... Parts>
 [[noreturn]] void fail_in_kernel(const Parts&... parts) {
-  place.in_kernel = false;
   std::ostringstream message;
-  message << "block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << ") thread "
-          << current << ": ";
   (message << ... << parts);
-  error = message.str();
-  to_scheduler();
-  std::abort();
+  fail(message.str().c_str());
 }
 
 void wait(const char* name, int line) {
@@ -161,6 +159,9 @@ void fiber_main() {
   kernel_entry(kernel_call);
   if (!copies[current].pending.empty()) {
     fail_in_kernel("returns with ", copies[current].pending.size(), " copies under way");
+  }
+  if (products_under_way()) {
+    fail("returns with products under way");
   }
   fibers[current].state = State::done;
   to_scheduler();
@@ -223,17 +224,18 @@ std::string deadlock() {
 
 void release_arrays() {
   for (int i = 0; i < array_count; ++i) {
-    ASAN_UNPOISON_MEMORY_REGION(arrays[i].allocation, 16);
+    ASAN_UNPOISON_MEMORY_REGION(arrays[i].allocation, arrays[i].alignment);
     std::free(arrays[i].allocation);
   }
   array_count = 0;
 }
 
-void run_block(int64_t shared_bytes) {
+void run_block() {
   int turns[max_threads];
-  shared_left = shared_bytes;
+  shared_end = 0;
   waiting_at_barrier = 0;
   block_phase = 0;
+  start_block_of_products();
   for (int thread = 0; thread < threads; ++thread) {
     start_fiber(thread);
     copies[thread] = {};
@@ -280,31 +282,40 @@ void collective(const char* name, int line, void* operand, void (*combine)(void*
   wake(current / 32 * 32, current / 32 * 32 + 32);
 }
 
-void* shared_array(int64_t bytes) {
-  constexpr int64_t alignment = 16;
+void fail(const char* why) {
+  place.in_kernel = false;
+  std::ostringstream message;
+  message << "block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z << ") thread "
+          << current << ": " << why;
+  error = message.str();
+  to_scheduler();
+  std::abort();
+}
+
+void* shared_array(int64_t bytes, int64_t alignment) {
   const int index = fibers[current].arrays++;
   if (index < array_count) {
     if (arrays[index].bytes != bytes) {
       fail_in_kernel("shared array ", index, " has ", bytes, " bytes, in another thread ",
                      arrays[index].bytes);
     }
-    return arrays[index].allocation + alignment;
+    return arrays[index].begin();
   }
-  shared_left -= (bytes + alignment - 1) / alignment * alignment;
-  if (shared_left < 0 || index == max_arrays) {
-    fail_in_kernel("more shared memory is taken than the launch asked for");
+  shared_end = round_up(shared_end, alignment) + round_up(bytes, 16);
+  if (shared_end > shared_bytes || index == max_arrays) {
+    fail("more shared memory is taken than the launch asked for");
   }
-  // An odd multiple of 16: what needs more alignment does not get it by luck.
+  // An odd multiple of the alignment: what needs more does not get it by luck.
   void* memory = nullptr;
   if (posix_memalign(&memory, 2 * alignment, alignment + bytes) != 0) {
-    fail_in_kernel("no memory");
+    fail("no memory");
   }
-  char* const allocation = (char*)memory;
-  std::memset(allocation, 0xff, alignment + bytes);
-  ASAN_POISON_MEMORY_REGION(allocation, alignment);
-  arrays[array_count++] = {allocation, bytes};
-  new_shared_array(allocation + alignment, bytes);
-  return allocation + alignment;
+  const Array array{(char*)memory, bytes, alignment};
+  std::memset(memory, 0xff, alignment + bytes);
+  ASAN_POISON_MEMORY_REGION(memory, alignment);
+  arrays[array_count++] = array;
+  new_shared_array(array.begin(), bytes);
+  return array.begin();
 }
 
 void issue_copy(const Copy& copy) {
@@ -324,18 +335,19 @@ bool take_arrived_copy(int groups, Copy* copy) {
   return true;
 }
 
-void run(const void* kernel, dim3 grid, int block_threads, int64_t shared_bytes,
+void run(const void* kernel, dim3 grid, int block_threads, int64_t block_bytes,
          void (*entry)(const void*), const void* call) {
   OPENSEG_CHECK(block_threads > 0 && block_threads <= max_threads && block_threads % 32 == 0,
                 "emulator: a block of ", block_threads, " threads");
   OPENSEG_CHECK(grid.x < 1u << 31 && grid.y < 65536 && grid.z < 65536, "emulator: a grid of ",
                 grid.x, " x ", grid.y, " x ", grid.z, " blocks");
-  OPENSEG_CHECK(shared_bytes <= settings.shared_limit, "emulator: ", shared_bytes,
+  OPENSEG_CHECK(block_bytes <= settings.shared_limit, "emulator: ", block_bytes,
                 " bytes of shared memory, the architecture has ", settings.shared_limit);
   allocate_stacks();
   start_launch(kernel, stacks, max_threads * stack_bytes);
   error.clear();
   threads = block_threads;
+  shared_bytes = block_bytes;
   kernel_entry = entry;
   kernel_call = call;
   random_state = settings.seed;
@@ -346,7 +358,7 @@ void run(const void* kernel, dim3 grid, int block_threads, int64_t shared_bytes,
     for (unsigned y = 0; y < grid.y && error.empty(); ++y) {
       for (unsigned x = 0; x < grid.x && error.empty(); ++x, ++place.block) {
         blockIdx = {x, y, z};
-        run_block(shared_bytes);
+        run_block();
       }
     }
   }
@@ -424,6 +436,10 @@ int64_t shared_memory_limit() {
 
 int multiprocessor_count() {
   return 2;
+}
+
+bool has_warpgroups() {
+  return settings.shared_limit == 227 << 10;
 }
 
 }  // namespace openseg

@@ -35,7 +35,9 @@ namespace emulator {
 // last one runs `combine`, which sees the operand of every lane.
 void collective(const char* name, int line, void* operand, void (*combine)(void* const* lanes));
 
-void* shared_array(int64_t bytes);
+[[noreturn]] void fail(const char* why);  // in a kernel
+
+void* shared_array(int64_t bytes, int64_t alignment);
 void run(const void* kernel, dim3 grid, int threads, int64_t shared_bytes,
          void (*entry)(const void*), const void* call);
 
@@ -151,6 +153,10 @@ inline float exp_fast(float x) {
   return std::exp(x);
 }
 
+inline float exp2_fast(float x) {
+  return std::exp2(x);
+}
+
 inline float log_fast(float x) {
   return std::log(x);
 }
@@ -198,17 +204,22 @@ void wait_for_copies() {
   }
 }
 
-// Every array is an allocation of its own, aligned to 16 bytes and no more, filled with NaN.
+constexpr int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+// Every array is an allocation of its own, aligned to what was asked for and no more, and filled
+// with NaN.
 class SharedMemory {
  public:
   SharedMemory() : on_device_(true) {}
   explicit SharedMemory(char*) : on_device_(false) {}
 
   template <typename T>
-  T* take(int64_t count) {
+  T* take(int64_t count, int64_t alignment = 16) {
     const int64_t size = count * (int64_t)sizeof(T);
-    bytes_ += (size + 15) / 16 * 16;
-    return on_device_ ? static_cast<T*>(emulator::shared_array(size)) : nullptr;
+    bytes_ = round_up(bytes_, alignment) + round_up(size, 16);
+    return on_device_ ? static_cast<T*>(emulator::shared_array(size, alignment)) : nullptr;
   }
 
   int64_t bytes() const { return bytes_; }
@@ -220,6 +231,7 @@ class SharedMemory {
 
 int64_t shared_memory_limit();
 int multiprocessor_count();
+bool has_warpgroups();
 
 template <typename Call>
 void launch(void (*kernel)(Call), dim3 grid, int threads, int64_t shared_bytes, void* /*stream*/,

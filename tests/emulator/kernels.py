@@ -68,10 +68,12 @@ class Kernels:
     def __init__(self, library: str, seed: int = 0, architecture: str = "8.6"):
         self._library = ctypes.CDLL(library)
         self._path = library
-        self._configuration = (
-            ctypes.c_uint64(seed),
-            ctypes.c_int64(SHARED_LIMITS[architecture]),
-        )
+        self._seed = seed
+        self._shared_limit = SHARED_LIMITS[architecture]
+
+    def on(self, architecture: str) -> "Kernels":
+        """The same on another architecture."""
+        return Kernels(self._path, self._seed, architecture)
 
     def call(self, launcher: str, operator: str, *others: Any, **structs: dict[str, Any]) -> None:
         """Calls `launcher` with these structs, then with plain arguments of C.
@@ -83,7 +85,9 @@ class Kernels:
 
     def call_plainly(self, launcher: str, *arguments: Any) -> None:
         """The same for a launcher whose arguments are those of a C function."""
-        self._library.emulator_configure(*self._configuration)
+        self._library.emulator_configure(
+            ctypes.c_uint64(self._seed), ctypes.c_int64(self._shared_limit)
+        )
         function = getattr(self._library, launcher)
         function.restype = ctypes.c_char_p
         message = function(*arguments)

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <unordered_map>
+#include <vector>
 
 namespace openseg::emulator {
 
@@ -25,6 +26,7 @@ struct Cell {
   uint32_t write_block;  // 1 + block, nobody, or several (atomics)
   uint32_t write_phase, write_warp_phase;
   uint32_t write_thread;  // or several (atomics)
+  uint32_t write_shows;   // how often the thread had shown what it wrote
   uint32_t read_block;    // 1 + block, nobody or several
   uint32_t read_phase, read_warp_phase;
   uint32_t read_warps;  // a bit for each warp that read in this phase
@@ -42,6 +44,10 @@ struct Page {
 
 std::unordered_map<uintptr_t, Page>* pages;
 uint64_t launch;
+struct {
+  uint32_t block;
+  std::vector<uint32_t> phases;
+} shows[1024];  // of a thread: when it has shown what it wrote
 uintptr_t cached_number;
 Page* cached_page;
 uintptr_t stacks_begin, stacks_end;
@@ -85,6 +91,24 @@ bool follows_write(const Cell& cell) {
          (own_warp && cell.write_warp_phase != place.warp_phase);
 }
 
+auto& shows_of(uint32_t thread) {
+  auto& [block, phases] = shows[thread];
+  if (block != place.block) {
+    block = place.block;
+    phases.clear();
+  }
+  return phases;
+}
+
+// Before a barrier that the reader has passed.
+bool was_shown(const Cell& cell) {
+  if (cell.write_block != place.block + 1 || cell.write_thread == several) {
+    return cell.write_block == nobody;
+  }
+  const auto& phases = shows_of(cell.write_thread);
+  return cell.write_shows < phases.size() && phases[cell.write_shows] != place.block_phase;
+}
+
 bool follows_reads(const Cell& cell) {
   if (cell.read_block != place.block + 1) {
     return cell.read_block == nobody;
@@ -120,6 +144,7 @@ void note_write(Cell& cell, bool atomic, const void* code) {
   cell.write_block = joins && cell.write_block != block ? several : block;
   cell.write_phase = place.block_phase;
   cell.write_warp_phase = place.warp_phase;
+  cell.write_shows = (uint32_t)shows_of(place.thread).size();
   cell.atomic = atomic;
   cell.write_code = code;
 }
@@ -131,17 +156,20 @@ void watch(const void* address, int64_t bytes, Access kind, const void* code) {
   if (!place.in_kernel || (begin >= stacks_begin && begin < stacks_end)) {
     return;
   }
+  const bool is_read = kind == Access::read || kind == Access::product;
   for (uintptr_t byte = begin; byte < begin + bytes; ++byte) {
     Cell& cell = cell_of(byte);
     const bool both_atomic = kind == Access::atomic && cell.atomic;
     if (!follows_write(cell) && !both_atomic) {
-      complain(kind == Access::read ? "race, read after write" : "race, write after write", code,
+      complain(is_read ? "race, read after write" : "race, write after write", code,
                cell.write_code);
+    } else if (kind == Access::product && !was_shown(cell)) {
+      complain("product of what was not shown to it before a barrier", code, cell.write_code);
     }
     if (kind != Access::write && cell.shared && cell.write_block == nobody) {
       complain("read of shared memory that was never written", code, nullptr);
     }
-    if (kind == Access::read) {
+    if (is_read) {
       note_read(cell, code);
       continue;
     }
@@ -157,6 +185,9 @@ void start_launch(const void* /*kernel*/, const void* stacks, int64_t stacks_byt
     pages = new std::unordered_map<uintptr_t, Page>;
   }
   ++launch;
+  for (auto& [block, phases] : shows) {
+    phases.clear();
+  }
   cached_page = nullptr;
   stacks_begin = (uintptr_t)stacks;
   stacks_end = stacks_begin + stacks_bytes;
@@ -173,6 +204,11 @@ void new_shared_array(const void* address, int64_t bytes) {
 }
 
 void count_collective(const char* /*name*/) {}
+void count_group_product(int /*tiles*/, const void* /*code*/) {}
+
+void note_shown() {
+  shows_of(place.thread).push_back(place.block_phase);
+}
 
 const char* race_report() {
   return reports == 0 ? nullptr : report;

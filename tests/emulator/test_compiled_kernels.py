@@ -25,8 +25,20 @@ INSTRUCTIONS = (
     "LDSM.16.MT88.4",
     "LDGSTS.E.BYPASS.128",
 )
+GROUP_INSTRUCTIONS = (
+    "HGMMA.64x32x16.F32.BF16",
+    "HGMMA.64x32x16.F32 ",
+    "HGMMA.64x128x16.F32.BF16",
+    "HGMMA.64x128x16.F32 ",
+    "LDGSTS.E.BYPASS.128",
+    "FENCE.VIEW.ASYNC",
+)
 NVCC = shutil.which("nvcc")
 PRIMITIVES = build.HERE / "primitives.cu"
+GROUP_PRODUCTS = [
+    build.HERE / "primitives_sm90.cu",
+    build.ROOT / "csrc/common/cuda/attention_backward_sm90.cu",
+]
 PRODUCTS = [
     build.ROOT / "csrc" / file
     for file in (
@@ -38,7 +50,13 @@ PRODUCTS = [
         "spatial_gather/cuda/spatial_gather.cu",
     )
 ]
-SOURCES = [*build.kernel_sources(), PRIMITIVES]
+SOURCES = sorted({*build.kernel_sources(), PRIMITIVES, *GROUP_PRODUCTS})
+COMPILATIONS = [
+    (source, architecture)
+    for source in SOURCES
+    for architecture in ARCHITECTURES
+    if architecture == CHOSEN or source not in GROUP_PRODUCTS
+]
 
 
 def find_cuobjdump() -> str | None:
@@ -64,8 +82,9 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("source", "architecture"), COMPILATIONS, ids=[f"{s.stem}-{a}" for s, a in COMPILATIONS]
+)
 def test_registers_suffice_and_float_sums_have_an_order(source: Path, architecture: str) -> None:
     if architecture != CHOSEN and not build.THOROUGH:
         pytest.skip(build.WHY_NOT_THOROUGH)
@@ -86,6 +105,14 @@ def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
 def test_products_and_copies_are_the_instructions_meant(source: Path) -> None:
     assembly = compiled(source, CHOSEN)
     assert [instruction for instruction in INSTRUCTIONS if instruction not in assembly] == []
+
+
+@pytest.mark.parametrize("source", GROUP_PRODUCTS, ids=lambda path: path.stem)
+def test_products_of_four_warps_run_on_together(source: Path) -> None:
+    assembly = compiled(source, CHOSEN)
+    assert [name for name in GROUP_INSTRUCTIONS if name not in assembly] == []
+    # Where registers of products are touched while these run, the compiler waits for each of them.
+    assert assembly.count("WARPGROUP.ARRIVE") < assembly.count("HGMMA") / 4
 
 
 def compiled(source: Path, architecture: str) -> str:

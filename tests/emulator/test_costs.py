@@ -56,7 +56,7 @@ COUNTED = {
     },
     "self_attention": {
         "key is query, forward": (83, 110),
-        "key is query, backward": (296, 418),
+        "key is query, backward": (255, 249),
         "own key, forward": (83, 110),
         "own key, backward": (400, 557),
     },

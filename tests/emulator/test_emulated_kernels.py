@@ -50,8 +50,8 @@ CHOSEN = {(name, mutant.mode): mutant for name, mutant in reversed(MUTANTS)}.val
 
 
 def source_of(operator: str, mutant: Mutant) -> Path:
-    if operator == "primitives":
-        return build.HERE / "primitives.cu"
+    if operator.startswith("primitives"):
+        return build.HERE / f"{operator}.cu"
     return build.ROOT / "csrc" / (mutant.source or f"{operator}/cuda/{operator}.cu")
 
 

@@ -18,7 +18,8 @@ struct Place {
   uint32_t warp_phase;
 };
 
-enum class Access { read, write, atomic };
+// product: a read by the units that multiply, which see only what was shown to them.
+enum class Access { read, write, atomic, product };
 
 #if defined(EMULATOR_WATCHED)
 extern Place place;
@@ -26,6 +27,8 @@ void watch(const void* address, int64_t bytes, Access kind, const void* code);
 void start_launch(const void* kernel, const void* stacks, int64_t stacks_bytes);
 void new_shared_array(const void* address, int64_t bytes);
 void count_collective(const char* name);
+void count_group_product(int tiles, const void* code);  // of a warp; its factors are not watched
+void note_shown();          // that the thread shows to products what it has written
 const char* race_report();  // null if there was none
 #else
 inline Place place;
@@ -33,6 +36,8 @@ inline void watch(const void*, int64_t, Access, const void*) {}
 inline void start_launch(const void*, const void*, int64_t) {}
 inline void new_shared_array(const void*, int64_t) {}
 inline void count_collective(const char*) {}
+inline void count_group_product(int, const void*) {}
+inline void note_shown() {}
 inline const char* race_report() {
   return nullptr;
 }

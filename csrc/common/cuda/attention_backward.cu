@@ -10,6 +10,7 @@
 // tile. Else one launch has the pixels as queries (three products) and one as keys (four).
 #include "common/cuda/attention.cuh"
 #include "common/cuda/attention.h"
+#include "common/cuda/attention_backward_sm90.h"
 #include "common/cuda/whole_sets.h"
 
 namespace openseg {
@@ -306,6 +307,9 @@ void attention_backward_cuda(const AttentionBackward& call, float* delta, bool a
   }
   const DeltaCall delta_call{make_program(forward.sets), forward.out, call.grad_out, delta};
   OPENSEG_DISPATCH_FLOATING(forward.out.dtype, launch_delta<scalar_t>(delta_call, stream))
+  if (attention_backward_sm90(call, delta, stream)) {
+    return;
+  }
   if (forward.shared) {
     launch_backward(call_of(call, delta, true, true), allow_tf32, stream);
   } else {

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+// The primitives of warpgroup.cuh for nvcc; tests/emulator/warpgroup.h has the same names.
+#pragma once
+
+namespace openseg {
+
+// Of products in shared memory.
+class Factor {
+ public:
+  // `lead`: bytes from 64 columns to the next ones, where depth is over rows; else of no account.
+  __device__ explicit Factor(const void* start, int lead = unit)
+      : low_((uint32_t)__cvta_generic_to_shared(start) / unit | lead / unit << 16) {}
+
+  __device__ Factor advanced(int bytes) const {
+    Factor result = *this;
+    result.low_ += bytes / unit;
+    return result;
+  }
+
+  // The two halves of the descriptor.
+  __device__ uint32_t low() const { return low_; }
+  __device__ static constexpr uint32_t high() {
+    constexpr uint32_t swizzle_128_bytes = 1u << 30;
+    return swizzle_128_bytes | block_bytes / unit;
+  }
+
+ private:
+  static constexpr int unit = 16;
+
+  uint32_t low_;
+};
+
+__device__ inline void show_to_products() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ inline void start_products() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ inline void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// What has been computed in the registers of a lane is not read before this.
+template <int tiles>
+__device__ void take_results(float (&d)[tiles][4]) {
+#pragma unroll
+  for (int i = 0; i < 4 * tiles; ++i) {
+    asm volatile("" : "+f"(d[i / 4][i % 4])::"memory");
+  }
+}
+
+// Waits until no more than `groups` of the last groups are under way; `results` are of the others.
+template <int groups, typename... Results>
+__device__ void wait_for_products(Results&... results) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory");
+  (take_results(results), ...);
+}
+
+#define OPENSEG_RESULTS_4(d, i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
+#define OPENSEG_RESULTS_16(d, i)                                                     \
+  OPENSEG_RESULTS_4(d, i), OPENSEG_RESULTS_4(d, i + 1), OPENSEG_RESULTS_4(d, i + 2), \
+      OPENSEG_RESULTS_4(d, i + 3)
+#define OPENSEG_FACTORS(a, b, add, over_rows) \
+  "r"(a.low()), "r"(b.low()), "n"(Factor::high()), "r"((int)(add)), "n"((int)(over_rows))
+
+// d = a b, or d += a b where `add`: a has 64 rows, b 8 * tiles columns, and the depth is 16. T is
+// bfloat16 or float16. Warp w of the four has rows 16w … of d, of which a lane holds tiles as of
+// mma in device_cuda.cuh. Rows of a, and of b unless `over_rows`, are rows or columns of the
+// product, and the depth is along them; else rows of b are along the depth.
+template <typename T, bool over_rows>
+__device__ void multiply_async(float (&d)[4][4], Factor a, Factor b, bool add) {
+#define OPENSEG_MULTIPLY(type)                                                     \
+  asm volatile(                                                                    \
+      "{\n.reg .pred add;\n.reg .b64 a, b;\n"                                      \
+      "mov.b64 a, {%16, %18};\nmov.b64 b, {%17, %18};\nsetp.ne.b32 add, %19, 0;\n" \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                  \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15},"   \
+      " a, b, add, 1, 1, 0, %20;\n}"                                               \
+      : OPENSEG_RESULTS_16(d, 0)                                                   \
+      : OPENSEG_FACTORS(a, b, add, over_rows)                                      \
+      : "memory")
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    OPENSEG_MULTIPLY("bf16");
+  } else {
+    OPENSEG_MULTIPLY("f16");
+  }
+#undef OPENSEG_MULTIPLY
+}
+
+template <typename T, bool over_rows>
+__device__ void multiply_async(float (&d)[16][4], Factor a, Factor b, bool add) {
+#define OPENSEG_MULTIPLY(type)                                                        \
+  asm volatile(                                                                       \
+      "{\n.reg .pred add;\n.reg .b64 a, b;\n"                                         \
+      "mov.b64 a, {%64, %66};\nmov.b64 b, {%65, %66};\nsetp.ne.b32 add, %67, 0;\n"    \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                    \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"       \
+      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30,"   \
+      " %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45,"   \
+      " %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60,"   \
+      " %61, %62, %63}, a, b, add, 1, 1, 0, %68;\n}"                                  \
+      : OPENSEG_RESULTS_16(d, 0), OPENSEG_RESULTS_16(d, 4), OPENSEG_RESULTS_16(d, 8), \
+        OPENSEG_RESULTS_16(d, 12)                                                     \
+      : OPENSEG_FACTORS(a, b, add, over_rows)                                         \
+      : "memory")
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    OPENSEG_MULTIPLY("bf16");
+  } else {
+    OPENSEG_MULTIPLY("f16");
+  }
+#undef OPENSEG_MULTIPLY
+}
+
+#undef OPENSEG_RESULTS_4
+#undef OPENSEG_RESULTS_16
+#undef OPENSEG_FACTORS
+
+}  // namespace openseg
