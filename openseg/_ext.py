@@ -38,7 +38,32 @@ reason: str | None = _load()
 with_cuda: bool = reason is None and bool(build_info().get("cuda"))
 """Whether the kernels that are loaded are for NVIDIA GPUs too."""
 
+_ARCHS: list[str] = build_info().get("archs", [])
+
 NO_CUDA = "the binary was built without CUDA: set OPENSEG_CUDA=1 and build it again"
+
+
+@torch.compiler.assume_constant_result  # a graph is compiled for one GPU
+def gpu_obstacle(device: torch.device) -> str | None:
+    """Why this NVIDIA GPU cannot run the kernels: the binary has code for some architectures."""
+    if not torch.cuda.is_available():  # a tensor without values can be on a GPU that is not there
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if any(_runs_on(capability, arch) for arch in _ARCHS):
+        return None
+    return (
+        f"the binary was built for compute capability {', '.join(_ARCHS)}, {device} has "
+        f"{'.'.join(map(str, capability))}: add it to TORCH_CUDA_ARCH_LIST and build it again"
+    )
+
+
+def _runs_on(capability: tuple[int, int], arch: str) -> bool:
+    """Machine code runs on later GPUs of its generation, PTX on all later ones, 9.0a on 9.0."""
+    number, _, ptx = arch.partition("+")
+    major, minor = map(int, number.rstrip("af").split("."))
+    if number.endswith("a"):
+        return capability == (major, minor)
+    return capability >= (major, minor) and (bool(ptx) or capability[0] == major)
 
 
 def operator(name: str) -> Any:

@@ -253,8 +253,9 @@ void launch(void (*kernel)(Call), dim3 grid, int threads, int64_t shared_bytes, 
   }
   constexpr int64_t without_asking = 48 << 10;
   if (shared_bytes > without_asking) {
+    // Not `shared_bytes`: another thread may set the same kernel's before this one has started it.
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    (int)shared_bytes));
+                                    (int)shared_memory_limit()));
   }
   kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(call);
   check_cuda(cudaGetLastError());

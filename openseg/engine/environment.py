@@ -57,9 +57,11 @@ def _obstacle(operator: str, backend: str, key: str) -> str | None:
         return _ext.NO_CUDA
     if kernel is None or not kernel.has_kernel_for_dispatch_key(getattr(torch._C.DispatchKey, key)):
         return "not written for this operator"
-    if backend == "cuda" and (torch.version.cuda is None or not torch.cuda.is_available()):
+    if backend != "cuda":
+        return None
+    if torch.version.cuda is None or not torch.cuda.is_available():
         return "torch finds no NVIDIA GPU here"
-    return None
+    return _ext.gpu_obstacle(torch.device("cuda"))
 
 
 def collect() -> dict[str, Any]:

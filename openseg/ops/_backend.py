@@ -50,7 +50,7 @@ def cuda_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dt
         return f"it serves tensors of NVIDIA GPUs, this one is on {tensor.device}"
     if tensor.dtype not in dtypes:
         return f"it serves {', '.join(map(str, dtypes))}, this tensor is {tensor.dtype}"
-    return None
+    return _ext.gpu_obstacle(tensor.device)
 
 
 def triton_obstacle(tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> str | None:
@@ -69,11 +69,19 @@ def triton_obstacle(tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> st
     return None
 
 
-def dtypes_obstacle(*tensors: torch.Tensor) -> str | None:
-    """Why kernels that serve tensors of one dtype cannot take these."""
+def devices_obstacle(*tensors: torch.Tensor) -> str | None:
+    """Why kernels, which read the memory of one device, cannot take these."""
+    devices = [str(tensor.device) for tensor in tensors]
+    if len(set(devices)) == 1:
+        return None
+    return f"it serves tensors of one device, got {', '.join(devices)}"
+
+
+def mixed_obstacle(*tensors: torch.Tensor) -> str | None:
+    """Why kernels that serve tensors of one device and dtype cannot take these."""
     dtypes = [str(tensor.dtype) for tensor in tensors]
     if len(set(dtypes)) == 1:
-        return None
+        return devices_obstacle(*tensors)
     return f"it serves one dtype, got {', '.join(dtypes)}"
 
 

@@ -155,8 +155,15 @@ DIFFERENTIABLE = {
     "inplace_abn": functools.partial(inplace_abn, **SMOOTH),
     "inplace_abn of many channels": functools.partial(inplace_abn_of_many_channels, **SMOOTH),
 }
+# rounding may decide which pixels are hard: nothing to compare with other backends
+MINED = {
+    f"upsample_cross_entropy of hard pixels, {variant}": functools.partial(
+        upsample_cross_entropy, ohem=ops.Ohem(0.7, 100, variant)
+    )
+    for variant in ("openseg", "ocnet")
+}
 DISCRETE = {"upsample_argmax": upsample_argmax, "confusion_matrix": confusion_matrix}
-ALL = DIFFERENTIABLE | DISCRETE
+ALL = DIFFERENTIABLE | MINED | DISCRETE
 
 
 def or_skip(call: Call, backend: str, tensors: list[Tensor] | None = None) -> list[Tensor]:

@@ -6,14 +6,15 @@ import torch
 
 from openseg import create_model, ops
 from openseg.losses import SegmentationLoss
-from tests.gpu.operators import ALL, BACKENDS, DIFFERENTIABLE, or_skip
+from tests.gpu.operators import ALL, BACKENDS, DIFFERENTIABLE, MINED, or_skip
 
 SHAPE = (2, 64, 19, (33, 65))
 on_each = pytest.mark.parametrize(
     ("name", "backend"), [(name, backend) for name in ALL for backend in BACKENDS]
 )
 differentiable = pytest.mark.parametrize(
-    ("name", "backend"), [(name, backend) for name in DIFFERENTIABLE for backend in BACKENDS]
+    ("name", "backend"),
+    [(name, backend) for name in DIFFERENTIABLE | MINED for backend in BACKENDS],
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from openseg import _ext, ops
 from openseg.ops import _backend
 
 OBSTACLES = {"cpp": "the tensor is blue", "reference": None}
@@ -58,6 +59,50 @@ def test_obstacles_of_triton(monkeypatch):
     assert _backend.choose("op", "auto", {"triton": None, "reference": None}) == "reference"
     monkeypatch.setattr(_backend, "_HAS_TRITON", False)
     assert "pip install" in _backend.triton_obstacle(tensor, dtypes)
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "runs"),
+    [
+        (["8.0", "9.0"], (8, 6), True),
+        (["8.0", "9.0"], (9, 0), True),
+        (["8.0", "9.0"], (7, 5), False),
+        (["8.6"], (8, 0), False),
+        (["8.0", "9.0"], (10, 0), False),
+        (["8.0+PTX", "9.0"], (12, 0), True),
+        (["8.6+PTX"], (8, 0), False),
+        (["9.0a"], (9, 0), True),
+        (["10.0a"], (10, 3), False),
+        (["10.0f"], (10, 3), True),
+    ],
+)
+def test_obstacles_of_a_gpu(monkeypatch, archs, capability, runs):
+    """The kernel would not be found there when it is started."""
+    monkeypatch.setattr(_ext, "_ARCHS", archs)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    obstacle = _ext.gpu_obstacle(torch.device("cuda:1"))
+    assert (obstacle is None) == runs
+    if not runs:
+        assert "cuda:1 has {}.{}:".format(*capability) in obstacle
+
+
+@pytest.mark.parametrize("name", ["object_attention", "self_attention", "spatial_gather"])
+def test_tensors_of_two_devices(name):
+    """A kernel would read the memory of the one by an address of the other."""
+    size = (1, 4, 2, 2)
+    maps = {
+        "object_attention": [size, (1, 3, 4), (1, 3, 4)],
+        "self_attention": [size, size, size],
+        "spatial_gather": [size, size],
+    }[name]
+    for moved in range(1, len(maps)):
+        tensors = [
+            torch.zeros(shape, device="meta" if i == moved else "cpu")
+            for i, shape in enumerate(maps)
+        ]
+        with pytest.raises(RuntimeError, match=r"one device, got cpu|on meta|no kernels"):
+            getattr(ops, name)(*tensors, backend="cpp")
 
 
 def test_a_package_without_binary_works_and_tells_why(tmp_path):

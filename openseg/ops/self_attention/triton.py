@@ -243,10 +243,11 @@ def attention(
     query, value = _rows(query), _rows(value)
     key = query if key is None else _rows(key)
     d, dv = power_of_two(channels), power_of_two(value_channels)
-    block = _block(query, value, d + dv, dv)
     # Hopper's products of 128 rows have their operands in shared memory
-    wide = query.element_size() == 4 or _triton.shared_memory(query) > 200 << 10
-    rows = 2 * block if wide and d <= 256 else block
+    hopper = _triton.shared_memory(query) > 200 << 10
+    times = 2 if d <= 256 and (hopper or query.element_size() == 4) else 1
+    block = _block(query, value, d + dv, dv, times * d if hopper else 0)
+    rows = times * block
     for part in groups:
         launch(
             attention_kernel, _grid(rows, part, images),
@@ -309,13 +310,16 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.stride(1) > 1 else tensor
 
 
-def _block(query: Tensor, value: Tensor, width: int, sums: int) -> int:
-    """Pixels of a block: two blocks of `width` channels lie in shared memory, sums in registers."""
+def _block(query: Tensor, value: Tensor, width: int, sums: int, rows: int = 0) -> int:
+    """Pixels of a block: two blocks of `width` channels lie in shared memory, sums in registers.
+
+    So does one of `rows` channels, the same for all the others.
+    """
     if query.element_size() == 4:
         return 16
     most = 64
     while most > 16 and (
-        2 * most * width * query.element_size() > 0.9 * _triton.shared_memory(query)
+        most * (2 * width + rows) * query.element_size() > 0.9 * _triton.shared_memory(query)
         or most * sums > (1 << 14 if _vectors(query, value) else 1 << 13)
     ):
         most //= 2

@@ -43,8 +43,8 @@ def upsample_argmax_kernel(
         total = tl.zeros((BLOCK_P,), tl.float32)
         for k0 in range(0, classes, BLOCK_K):
             k = k0 + tl.arange(0, BLOCK_K)
-            corner_values = load_corners(logits + k * stride_class, offsets, k < classes)
-            values = blend_classes(corner_values, down, right)
+            planes = logits + k.to(tl.int64) * stride_class
+            values = blend_classes(load_corners(planes, offsets, k < classes), down, right)
             values = tl.where((k < classes)[None, :], values, -float("inf"))
             nan = values != values
             first_nan = tl.minimum(first_nan, tl.min(tl.where(nan, k[None, :], 2147483647), 1))

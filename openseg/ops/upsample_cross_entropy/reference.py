@@ -92,7 +92,7 @@ def _hard(nll: Tensor, entered: Tensor, ohem: Ohem) -> Tensor:
     if ohem.variant == "openseg":
         rank = (count - 1).clamp(min=0, max=ohem.min_kept)
         return probability < ordered[rank.view(1)].clamp(min=ohem.thresh)
-    limit = ordered.new_tensor(ohem.thresh)
+    limit = ordered.new_full((), ohem.thresh)  # filled on the device: a copy would be waited for
     if ohem.min_kept > 0:
         kth = ordered[min(ohem.min_kept, ordered.shape[0]) - 1]
         limit = torch.where(count <= ohem.min_kept, 2.0, torch.maximum(limit, kth))

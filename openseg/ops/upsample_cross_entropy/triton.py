@@ -35,7 +35,7 @@ def _log_sum_exp(
     weighted = tl.zeros((BLOCK_P,), tl.float32)
     for k0 in range(0, classes, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
-        values = load_corners(logits + k * stride_class, offsets, k < classes)
+        values = load_corners(logits + k.to(tl.int64) * stride_class, offsets, k < classes)
         values = blend_classes(values, down, right)
         factor = (k < classes).to(tl.float32)
         if WEIGHTED:
@@ -121,7 +121,7 @@ def upsample_cross_entropy_backward_kernel(
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     offsets = corners(row, column, height, width, stride_row, stride_column)
     logits += image * stride_image
-    values = load_corners(logits + k * stride_class, offsets, k < classes)
+    values = load_corners(logits + k.to(tl.int64) * stride_class, offsets, k < classes)
     weights = 1.0 * classes
     factor = tl.full((BLOCK_K,), 1.0, tl.float32)
     if WEIGHTED:
@@ -217,7 +217,7 @@ def _mine(
     counted = lse != float("inf")
     entered = counted.clone()
     if ohem.variant == "openseg":
-        entered.view(-1)[0] = True
+        entered.view(-1)[0].fill_(True)  # assigned, it would come from the host
     kept = entered & _hard(nll, entered, ohem)
     factor = kept.double()
     if ohem.variant == "ocnet" and weight is not None:

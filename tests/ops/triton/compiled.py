@@ -76,6 +76,13 @@ def self_attention(dtype, last, channels=256, regions=256):
             pixel_attention.self_attention_backward(value, *maps, *known, 0.1, allows_tf32())
 
 
+def wide_query(dtype, last, channels=512, regions=256):
+    """Its blocks take more of shared memory than those of the value."""
+    if dtype.itemsize == 2:
+        query, key, value = (map_(n, (97, 97), dtype, last) for n in (channels, channels, 256))
+        pixel_attention.self_attention(query, key, value, 0.1, allows_tf32())
+
+
 def one_pixel(dtype, last, channels=32, regions=32):
     """A number that is 1 is a constant of the kernel, not a value of it."""
     maps = [map_(channels, (1, 1), dtype, last) for _ in range(3)]
@@ -113,6 +120,7 @@ CASES = [
     object_attention,
     spatial_gather,
     self_attention,
+    wide_query,
     one_pixel,
     upsample_argmax,
     upsample_cross_entropy,
