@@ -27,6 +27,7 @@ SMALL = [
     (PRIMES, "contiguous", torch.float16),
     (BLOCKS, "contiguous", torch.bfloat16),
     (BLOCKS, "channels_last", torch.float16),
+    ((1, 256, 2, (14, 14)), "channels_last", torch.bfloat16),
 ]
 # what networks have: 65² and 97² pixels, many classes
 LARGE = [

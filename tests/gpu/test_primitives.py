@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""Exact products of small integers: which instruction is wrong, where values above are.
+
+nvcc compiles what the emulator runs in tests/emulator/operators/primitives*.py.
+"""
+
+import ctypes
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.emulator import build
+from tests.emulator.kernels import dtypes
+
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+
+
+def library(source: str, folder: Path) -> ctypes.CDLL:
+    major, minor = torch.cuda.get_device_capability()
+    arch = f"{major}{minor}" + ("a" if source.endswith("_sm90.cu") else "")
+    flags = ["-std=c++20", "-O3", f"-I{build.ROOT / 'csrc'}", "-shared", "-Xcompiler", "-fPIC"]
+    flags.append(f"-gencode=arch=compute_{arch},code=sm_{arch}")
+    result = folder / "library.so"
+    build.run([NVCC, *flags, "-o", str(result), str(build.HERE / source)])
+    return ctypes.CDLL(str(result))
+
+
+def call(function, *arguments):
+    function.restype = ctypes.c_char_p
+    passed = [ctypes.c_void_p(x.data_ptr()) if torch.is_tensor(x) else x for x in arguments]
+    assert function(*passed) is None
+    torch.cuda.synchronize()
+
+
+def integers(*shape):
+    return torch.randint(-8, 9, shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tf32"),
+    [
+        (torch.bfloat16, False),
+        (torch.float16, False),
+        (torch.float32, False),
+        (torch.float32, True),
+    ],
+)
+@pytest.mark.parametrize("valid", [32, 24])
+def test_products_of_a_warp(tmp_path, dtype, tf32, valid):
+    a, b = integers(16, valid), integers(32, 16)
+    c = torch.full((4, 16, 16), torch.nan, device="cuda")
+    product = library("primitives.cu", tmp_path).product
+    number = dtypes()[str(dtype).removeprefix("torch.")]
+    call(product, a.to("cuda", dtype), b.to("cuda", dtype), c, valid, number, tf32)
+    known = [a @ b[:valid], a @ a.T, b.T @ b, a[:, :16] @ b[:16]]
+    for found, expected in zip(c.cpu(), known, strict=True):
+        assert torch.equal(found, expected.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_of_four_warps(tmp_path, dtype):
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("made of instructions that only sm_90a has")
+    a, b = integers(64, 64), integers(64, 128)
+    by_rows, by_depth = (torch.full((64, n), torch.nan, device="cuda") for n in (32, 128))
+    products = library("primitives_sm90.cu", tmp_path).group_products
+    factors = [x.to("cuda", dtype) for x in (a, b)]
+    call(products, *factors, by_rows, by_depth, dtype == torch.bfloat16)
+    assert torch.equal(by_rows.cpu(), (a @ b[32:, :64].T).float())
+    assert torch.equal(by_depth.cpu(), (2 * a @ b).float())
