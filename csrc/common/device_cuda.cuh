@@ -187,7 +187,7 @@ __device__ void wait_for_copies() {
 class SharedMemory {
  public:
   __device__ SharedMemory() {
-    extern __shared__ char openseg_shared_memory[];
+    extern __shared__ __align__(16) char openseg_shared_memory[];
     start_ = openseg_shared_memory;
   }
   __host__ __device__ explicit SharedMemory(char* start) : start_(start) {}
@@ -236,8 +236,10 @@ void launch(void (*kernel)(Call), dim3 grid, int threads, int64_t shared_bytes, 
   }
   constexpr int64_t without_asking = 48 << 10;
   if (shared_bytes > without_asking) {
+    // All that there is: the attribute is the kernel's, which other threads may be launching with
+    // another size.
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    (int)shared_bytes));
+                                    (int)shared_memory_limit()));
   }
   kernel<<<grid, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(call);
   check_cuda(cudaGetLastError());
