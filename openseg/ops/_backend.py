@@ -77,6 +77,14 @@ def dtypes_obstacle(*tensors: torch.Tensor) -> str | None:
     return f"it serves one dtype, got {', '.join(dtypes)}"
 
 
+def devices_obstacle(*tensors: torch.Tensor) -> str | None:
+    """Why kernels, which see pointers alone, cannot take these tensors."""
+    if all(tensor.device == tensors[0].device for tensor in tensors):
+        return None
+    devices = ", ".join(str(tensor.device) for tensor in tensors)
+    return f"it serves tensors of one device, got {devices}"
+
+
 def allows_tf32() -> bool:
     """Whether torch's switch lets products of float32 on NVIDIA GPUs round their factors to TF32.
 

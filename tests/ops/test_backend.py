@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from openseg import ops
 from openseg.ops import _backend
+from openseg.ops.interlaced_attention import autograd as interlaced_attention
+from openseg.ops.object_attention import autograd as object_attention
+from openseg.ops.self_attention import autograd as self_attention
+from openseg.ops.spatial_gather import autograd as spatial_gather
 
 OBSTACLES = {"cpp": "the tensor is blue", "reference": None}
 
@@ -44,6 +49,25 @@ def test_obstacles_of_a_kernel():
     assert "float64" in _backend.cpp_obstacle(object(), tensor, (torch.float32,))
     assert "meta" in _backend.cpp_obstacle(object(), tensor.to("meta"), (torch.float64,))
     assert _backend.cpp_obstacle(object(), tensor, (torch.float64,)) is None
+
+
+@pytest.mark.parametrize(
+    ("operator", "module", "others"),
+    [
+        (ops.object_attention, object_attention, [(1, 3, 8)] * 2),
+        (ops.self_attention, self_attention, [(1, 8, 2, 2)] * 2),
+        (ops.interlaced_attention, interlaced_attention, [(1, 8, 2, 2)] * 2),
+        (ops.spatial_gather, spatial_gather, [(1, 3, 2, 2)]),
+    ],
+)
+def test_no_kernel_takes_tensors_of_several_devices(monkeypatch, operator, module, others):
+    """It would take an address on one device for one on another."""
+    monkeypatch.setitem(module.FORWARD, "cpp", object())
+    first, *rest = (torch.zeros(shape) for shape in [(1, 8, 2, 2), *others])
+    more = {"groups": (1, 1), "kind": "long"} if operator is ops.interlaced_attention else {}
+    with pytest.raises(RuntimeError, match=r"on meta|one device, got cpu, .*meta"):
+        operator(first, *rest[:-1], rest[-1].to("meta"), backend="cpp", **more)
+    assert _backend.devices_obstacle(first, *rest) is None
 
 
 def test_obstacles_of_triton(monkeypatch):

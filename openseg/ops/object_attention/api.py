@@ -64,7 +64,8 @@ def object_attention(
 
 
 def _obstacles(query: Tensor, key: Tensor, value: Tensor) -> dict[str, str | None]:
-    mixed = _backend.dtypes_obstacle(query, key, value)
+    tensors = query, key, value
+    mixed = _backend.devices_obstacle(*tensors) or _backend.dtypes_obstacle(*tensors)
     many, forward = _backend.regions_obstacle(key.shape[1]), autograd.FORWARD["cpp"]
     return {
         "cuda": _backend.cuda_obstacle(forward, query, _KERNEL_DTYPES) or mixed or many,

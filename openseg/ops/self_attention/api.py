@@ -68,7 +68,8 @@ def attention_obstacles(
     kernel: Any, query: Tensor, key: Tensor, value: Tensor
 ) -> dict[str, str | None]:
     """What stands in the way of each backend of the attention between pixels."""
-    mixed, many = _backend.dtypes_obstacle(query, key, value), None
+    tensors, many = (query, key, value), None
+    mixed = _backend.devices_obstacle(*tensors) or _backend.dtypes_obstacle(*tensors)
     if max(query.shape[1], value.shape[1]) > _MOST_CHANNELS_ON_GPU:
         many = (
             f"its blocks hold {_MOST_CHANNELS_ON_GPU} channels at most, "

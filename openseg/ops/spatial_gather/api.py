@@ -57,10 +57,11 @@ def _obstacles(features: Tensor, logits: Tensor) -> dict[str, str | None]:
         found = (obstacle(*kernel, t, _KERNEL_DTYPES) for t in (features, logits))
         return next(filter(None, found), None)
 
+    apart = _backend.devices_obstacle(features, logits)
     many = _backend.regions_obstacle(logits.shape[1])
     return {
-        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD["cuda"]) or many,
-        "triton": first(_backend.triton_obstacle) or many,
-        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD["cpp"]),
+        "cuda": first(_backend.cuda_obstacle, autograd.FORWARD["cuda"]) or apart or many,
+        "triton": first(_backend.triton_obstacle) or apart or many,
+        "cpp": first(_backend.cpp_obstacle, autograd.FORWARD["cpp"]) or apart,
         "reference": None,
     }
