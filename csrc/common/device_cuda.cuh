@@ -50,7 +50,8 @@ __device__ inline uint32_t bits_of(float value) {
   return __float_as_uint(value);
 }
 
-// To the nearest of the floats that TF32 has: 10 bits of mantissa.
+// To the nearest of the floats that TF32 has: 10 bits of mantissa. Of NaN, any number: ptxas makes
+// it an addition to the bits, by which the NaN of GPUs, 0x7fffffff, becomes -0.
 __device__ inline uint32_t round_to_tf32(float value) {
   uint32_t result;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));

@@ -173,9 +173,25 @@ __device__ void left_factors(uint32_t (&a)[8 * size / step_depth<T>][4],
   }
 }
 
-// What is left of the float `bits` beyond its TF32 `head`.
-__device__ inline uint32_t tf32_tail(uint32_t bits, uint32_t head) {
-  return round_to_tf32(float_from_bits(bits) - float_from_bits(head));
+// The numbers `bits` as TF32. A NaN that rounding loses is found again in what is left of it.
+template <typename T, int size>
+__device__ void tf32_heads(uint32_t (&heads)[size], const uint32_t (&bits)[size]) {
+  for (int i = 0; i < size; ++i) {
+    const float value = float_from_bits(bits[i]);
+    heads[i] = round_to_tf32(value);
+    if (std::is_same_v<T, tfloat32> && value != value) {
+      heads[i] = bits[i];
+    }
+  }
+}
+
+// What is left of the numbers beyond their heads. That products drop its low bits is 2^-22 of them.
+template <int size>
+__device__ void tf32_tails(uint32_t (&tails)[size], const uint32_t (&bits)[size],
+                           const uint32_t (&heads)[size]) {
+  for (int i = 0; i < size; ++i) {
+    tails[i] = bits_of(float_from_bits(bits[i]) - float_from_bits(heads[i]));
+  }
 }
 
 // d += a b
@@ -186,25 +202,24 @@ __device__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
   } else {
     uint32_t a_head[4];
     uint32_t b_head[2];
-    for (int i = 0; i < 4; ++i) {
-      a_head[i] = round_to_tf32(float_from_bits(a[i]));
-    }
-    for (int i = 0; i < 2; ++i) {
-      b_head[i] = round_to_tf32(float_from_bits(b[i]));
-    }
+    tf32_heads<T>(a_head, a);
+    tf32_heads<T>(b_head, b);
     if constexpr (std::is_same_v<T, float>) {
       uint32_t a_tail[4];
       uint32_t b_tail[2];
+      tf32_tails(a_tail, a, a_head);
+      tf32_tails(b_tail, b, b_head);
+      // Tensor cores round sums towards zero: thousands of them would be worth no more than TF32.
+      float product[4] = {};
+      mma<float>(product, a_tail, b_head);
+      mma<float>(product, a_head, b_tail);
+      mma<float>(product, a_head, b_head);
       for (int i = 0; i < 4; ++i) {
-        a_tail[i] = tf32_tail(a[i], a_head[i]);
+        d[i] += product[i];
       }
-      for (int i = 0; i < 2; ++i) {
-        b_tail[i] = tf32_tail(b[i], b_head[i]);
-      }
-      mma<float>(d, a_tail, b_head);
-      mma<float>(d, a_head, b_tail);
+    } else {
+      mma<float>(d, a_head, b_head);
     }
-    mma<float>(d, a_head, b_head);
   }
 }
 

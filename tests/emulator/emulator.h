@@ -2,7 +2,7 @@
 // The primitives of csrc/common/device.cuh on a CPU: a CUDA thread is a fiber, blocks run one after
 // the other, and what CUDA leaves undefined is an error or shows in the results.
 //
-// What is not modelled: time, registers, the rounding of tensor cores, and any order of
+// What is not modelled: time, registers, the order of sums in tensor cores, and any order of
 // accesses other than by sync_block and sync_warp.
 #pragma once
 
@@ -115,10 +115,9 @@ inline uint32_t bits_of(float value) {
   return bits;
 }
 
-// Half a unit of TF32 is added to the magnitude; infinity and NaN stay what they are.
+// Half a unit of TF32 is added to the magnitude. As in CUDA, a NaN may become any number.
 inline uint32_t round_to_tf32(float value) {
-  const uint32_t bits = bits_of(value);
-  return std::isfinite(value) ? (bits + 0x1000) & ~0x1fffu : bits;
+  return (bits_of(value) + 0x1000) & ~0x1fffu;
 }
 
 float to_float(float16 value);

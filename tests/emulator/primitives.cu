@@ -109,6 +109,33 @@ void run(const Product& call) {
   launch(product_kernel<T>, 1, warp_size, 3 * size * depth * sizeof(T), nullptr, call);
 }
 
+struct LongProduct {
+  const float* a;  // [size, depth]
+  const float* b;  // [depth, 8]
+  float* c;        // [size, 8]
+  int depth;       // a multiple of 8
+};
+
+// Plain floats straight from memory to the registers of mma.
+__global__ void __launch_bounds__(warp_size) long_product_kernel(LongProduct call) {
+  const int row = lane_index() / 4;
+  const int column = lane_index() % 4;
+  float sums[4] = {};
+  for (int k = column; k < call.depth; k += 8) {
+    uint32_t left[4];
+    uint32_t right[2];
+    for (int half = 0; half < 2; ++half) {
+      left[2 * half] = bits_of(call.a[row * call.depth + k + 4 * half]);
+      left[2 * half + 1] = bits_of(call.a[(row + 8) * call.depth + k + 4 * half]);
+      right[half] = bits_of(call.b[(k + 4 * half) * 8 + row]);
+    }
+    multiply<float>(sums, left, right);
+  }
+  for (int e = 0; e < 4; ++e) {
+    call.c[(row + e / 2 * 8) * 8 + 2 * column + e % 2] = sums[e];
+  }
+}
+
 struct Strides {
   float* numbers;  // [warp_size * stride]
   int stride;      // of lanes, in floats
@@ -151,6 +178,12 @@ extern "C" const char* product(const void* a, const void* b, float* c, int valid
       OPENSEG_DISPATCH_FLOATING((DType)dtype, run<scalar_t>(call))
     }
   });
+}
+
+extern "C" const char* long_product(const float* a, const float* b, float* c, int depth) {
+  using namespace openseg;
+  return message_of(
+      [&] { launch(long_product_kernel, 1, warp_size, 0, nullptr, LongProduct{a, b, c, depth}); });
 }
 
 extern "C" const char* strided(float* numbers, int stride) {

@@ -62,6 +62,11 @@ struct Shape {
   // Columns of a warp's share of scores and of the channels of a piece, in tiles of 8.
   static constexpr int score_tiles = tile_pixels / 8 / column_warps;
   static constexpr int value_tiles = chunk / 8 / column_warps;
+  // Steps at a time of products over channels and over pixels: registers do not suffice for more
+  // where each is three mma.
+  static constexpr bool few_steps = std::is_same_v<T, float>;
+  static constexpr int channel_steps = few_steps ? 1 : chunk / step_depth<T>;
+  static constexpr int pixel_steps = few_steps ? 2 : tile_pixels / step_depth<T>;
 
   static constexpr int chunk_stride = chunk + 16 / sizeof(T);
   static constexpr int weights_stride = tile_pixels + 16 / sizeof(T);
@@ -95,7 +100,7 @@ struct WarpShare {
   __device__ void add_scores(Scores& scores, const T* own, const T* streamed) const {
     own += row(0, 0) / 16 * 16 * Shape::chunk_stride;
     streamed += column_warp * Shape::score_tiles * 8 * Shape::chunk_stride;
-#pragma unroll
+#pragma unroll(Shape::channel_steps)
     for (int channel = 0; channel < Shape::chunk; channel += step_depth<T>) {
       uint32_t left[Shape::row_tiles][4];
 #pragma unroll
@@ -151,7 +156,7 @@ class Weights {
   __device__ void multiply_piece(typename WarpShare<Shape>::Sums& sums, const T* values,
                                  const WarpShare<Shape>& share) {
     values += share.column_warp * Shape::value_tiles * 8;
-#pragma unroll
+#pragma unroll(Shape::pixel_steps)
     for (int step = 0; step < steps; ++step) {
       const int at = step < held ? step : held;
       if (at == held) {
