@@ -114,7 +114,7 @@ def peers_of(name: str, device: str) -> dict[str, Operator]:
             return sdpa(*tensors)
 
     for kernel in ("FLASH", "CUDNN", "EFFICIENT"):
-        attention = functools.partial(by, SDPBackend[f"{kernel}_ATTENTION"])
+        attention = functools.partial(by, getattr(SDPBackend, f"{kernel}_ATTENTION"))
         peers[f"sdpa {kernel.lower()}"] = around(fused_attention(attention))
     from torch.nn.attention.flex_attention import flex_attention
 
