@@ -9,6 +9,7 @@ what is left but in the last step; what fails is listed at the end.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 import _timing
 import bench_attention
 import bench_ops
+import bench_step
 import torch
 
 HERE = Path(__file__).parent
@@ -55,9 +57,9 @@ def run(command: list[str], **environment: str) -> tuple[bool, str]:
         def stop() -> None:
             over.set()
             process.send_signal(signal.SIGINT)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
-            except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(process.pid, signal.SIGKILL)
 
         timer = threading.Timer(min(left, threading.TIMEOUT_MAX), stop)
@@ -105,9 +107,9 @@ def sanitizers() -> bool:
     return clean
 
 
-def benchmark(script: str, operators: Iterable[str], *options: str) -> bool:
+def benchmark(script: str, subjects: Iterable[str], *options: str) -> bool:
     command = [sys.executable, str(HERE / script), "--device", "cuda", "--record", "gpu"]
-    outcomes = [run([*command, *options, "--operators", name]) for name in operators]
+    outcomes = [run([*command, *options, "--only", name]) for name in subjects]
     return all(passed for passed, _ in outcomes)
 
 
@@ -119,6 +121,7 @@ STEPS = {
     "tests": lambda: tests("not triton"),
     "attention": lambda: attention("eager", "sdpa"),
     "ops": lambda: benchmark("bench_ops.py", bench_ops.CASES),
+    "steps": lambda: benchmark("bench_step.py", bench_step.NETWORKS),
     # minutes of compiling for seconds of running
     "triton": lambda: tests("triton"),
     "sanitizers": sanitizers,
