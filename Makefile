@@ -3,7 +3,7 @@
 # make lint    formatting and static checks
 # make ext     rebuild the kernels in place after a change in csrc/
 # make gpu     build for this machine's GPU with the torch of PYTHON, test and measure there;
-#              a part of it, or for so long alone: STEPS="tests ops --minutes 9"
+#              a part of it, or for so long alone: STEPS="tests attention ops --minutes 9"
 #
 # Set PYTHON to choose the interpreter (3.10 or newer), TORCH to choose the torch that is installed
 # (`make demo TORCH="torch==2.15.0"`), VENV to install into another virtual environment.

@@ -144,7 +144,7 @@ def ninja_file(cxx, includes, libraries, cuda):
 
 
 def run_ninja(text):
-    ninja = shutil.which("ninja")
+    ninja = shutil.which("ninja") or shutil.which("ninja", path=Path(sys.executable).parent)
     if ninja is None:
         raise NoKernelsError("ninja was not found: pip install ninja")
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -108,17 +108,22 @@ def report(
     keep: Callable[[dict[str, Any]], None],
 ) -> int:
     """Measures, prints and keeps each case, also that it failed; the number of those."""
-    failures = 0
-    for case in cases:
+    failures, name = 0, "the first case"
+    remaining = iter(cases)
+    while True:
         try:
+            case = next(remaining, None)  # runs kernels too, and is over once it fails
+            if case is None:
+                return failures
+            name = case.name
             figures = measure(operator, case, device, floors, seconds)
             print(describe(figures), flush=True)
         except Exception as error:  # Triton has kinds of its own too
             failures += 1
-            figures = {"operator": operator, "case": case.name, "failed": first_line(error)}
-            print(f"{operator} / {case.name} fails: {figures['failed']}", flush=True)
+            figures = {"operator": operator, "case": name, "failed": first_line(error)}
+            print(f"{operator} / {name} fails: {figures['failed']}", flush=True)
         keep(figures)
-    return failures
+        name = f"what follows {name}"
 
 
 def describe(figures: dict[str, Any]) -> str:

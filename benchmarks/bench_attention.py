@@ -114,7 +114,7 @@ def peers_of(name: str, device: str) -> dict[str, Operator]:
             return sdpa(*tensors)
 
     for kernel in ("FLASH", "CUDNN", "EFFICIENT"):
-        attention = functools.partial(by, SDPBackend[f"{kernel}_ATTENTION"])
+        attention = functools.partial(by, getattr(SDPBackend, f"{kernel}_ATTENTION"))
         peers[f"sdpa {kernel.lower()}"] = around(fused_attention(attention))
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--regions", type=int, nargs="+", default=[19, 150])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each figure on a CPU")
-    parser.add_argument("--operators", nargs="+", default=list(OURS), choices=list(OURS))
+    parser.add_argument("--only", nargs="+", default=list(OURS), choices=list(OURS))
     parser.add_argument("--peers", nargs="*", default=["eager", "sdpa", "compile", "flex"])
     parser.add_argument("--dtypes", nargs="+", default=None)
     parser.add_argument("--layouts", nargs="+", default=["contiguous", "channels_last"])
@@ -243,7 +243,7 @@ def main() -> None:
             if options.record:
                 _timing.append({**machine, **state, **figures}, options.record)
 
-        for name in options.operators:
+        for name in options.only:
             for regions in KEYS.get(name, options.regions):
                 for dtype in dtypes:
                     for layout in options.layouts:

@@ -230,7 +230,7 @@ CASES: dict[str, Callable[[str], Iterator[Case]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--op", choices=sorted(CASES), action="append", help="default: all")
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
@@ -252,7 +252,7 @@ def main() -> None:
         torch.manual_seed(0)
         floors = Floors.measured(arguments.device, [torch.float32])
         print(f"{threads} threads: {floors}")
-        for operator in arguments.op or CASES:
+        for operator in arguments.only:
             cases = CASES[operator](arguments.device)
             failures += report(operator, cases, arguments.device, floors, seconds, keep)
     if failures:

@@ -3,11 +3,13 @@
 
 Steps run one after the other, those that tell most first, whatever became of those before. Each
 leaves its outcome in benchmarks/results/gpu.jsonl, a benchmark every case as soon as it is
-measured, and nothing is timed that is wrong. With `--minutes` the step that runs out of time is
-stopped, and the rest is left out; what fails is listed at the end.
+measured, and nothing is timed that is wrong. Each operator is measured in a process of its own:
+after an error of the GPU a process has lost it. With `--minutes` no command gets more than half of
+what is left but in the last step; what fails is listed at the end.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -16,9 +18,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import _timing
+import bench_attention
+import bench_ops
+import bench_step
 import torch
 
 HERE = Path(__file__).parent
@@ -27,13 +33,16 @@ TESTS = [sys.executable, "-m", "pytest", "-rfEs", "--tb=short", "--show-capture=
 ALL_TESTS = ["-vv", *(f"tests/gpu/test_{name}.py" for name in ("values", "behaviour", "fastest"))]
 RACES_AND_BOUNDS = ["tests/gpu/test_values.py", "-k", "small and cuda"]
 WORKERS = "8"  # one GPU waits for the compilers of many
+ONE_COMPILER = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "2"}  # for each of them
+GRACE = 15  # seconds for a command that is asked to stop: pytest tells what failed so far
 deadline = float("inf")  # of time.monotonic()
+share = 1.0  # of what is left until then, for one command
 
 
 def run(command: list[str], **environment: str) -> tuple[bool, str]:
     """Whether the command succeeds, and its last line; what it says is shown as it comes."""
     print("+", *command, flush=True)
-    last = ""
+    last, over = "", threading.Event()
     with subprocess.Popen(
         command,
         cwd=HERE.parent,
@@ -43,8 +52,17 @@ def run(command: list[str], **environment: str) -> tuple[bool, str]:
         text=True,
         start_new_session=True,  # a kernel that hangs is stopped with all who wait for it
     ) as process:
-        left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-        timer = threading.Timer(left, os.killpg, (process.pid, signal.SIGKILL))
+        left = max(share * (deadline - time.monotonic()) - GRACE, 1)
+
+        def stop() -> None:
+            over.set()
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+            with contextlib.suppress(ProcessLookupError):  # nobody is left
+                os.killpg(process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(min(left, threading.TIMEOUT_MAX), stop)
         timer.start()
         try:
             for line in process.stdout or ():
@@ -55,17 +73,19 @@ def run(command: list[str], **environment: str) -> tuple[bool, str]:
             timer.cancel()
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode == -signal.SIGKILL:
+    if over.is_set():
         last = f"stopped, the time is over: {last}"
     return process.returncode == 0, last
 
 
-def tests() -> bool:
-    helpers = ["-n", WORKERS] if importlib.util.find_spec("xdist") else []
+def tests(selection: str) -> bool:
+    helpers = []
+    if importlib.util.find_spec("xdist"):  # every test may cost a worker its GPU
+        helpers += ["-n", WORKERS, "--max-worker-restart=1000"]
     if importlib.util.find_spec("pytest_timeout"):  # a test whose kernel hangs ends its worker
-        helpers += ["--timeout=180", "--timeout-method=thread"]
-    passed, outcome = run([*TESTS, *helpers, *ALL_TESTS])
-    _timing.append({**_timing.machine("cuda"), "tests": outcome}, "gpu")
+        helpers += ["--timeout=120", "--timeout-method=thread"]
+    passed, outcome = run([*TESTS, *helpers, *ALL_TESTS, "-k", selection], **ONE_COMPILER)
+    _timing.append({**_timing.machine("cuda"), "tests": outcome, "of": selection}, "gpu")
     return passed
 
 
@@ -87,23 +107,30 @@ def sanitizers() -> bool:
     return clean
 
 
-def benchmark(script: str, *options: str) -> bool:
+def benchmark(script: str, subjects: Iterable[str], *options: str) -> bool:
     command = [sys.executable, str(HERE / script), "--device", "cuda", "--record", "gpu"]
-    return run([*command, *options])[0]
+    outcomes = [run([*command, *options, "--only", name]) for name in subjects]
+    return all(passed for passed, _ in outcomes)
+
+
+def attention(*peers: str) -> bool:
+    return benchmark("bench_attention.py", bench_attention.OURS, "--peers", *peers)
 
 
 STEPS = {
-    "tests": tests,
-    "ops": lambda: benchmark("bench_ops.py"),
-    "attention": lambda: benchmark("bench_attention.py", "--peers", "eager", "sdpa"),
+    "tests": lambda: tests("not triton"),
+    "attention": lambda: attention("eager", "sdpa"),
+    "ops": lambda: benchmark("bench_ops.py", bench_ops.CASES),
+    "steps": lambda: benchmark("bench_step.py", bench_step.NETWORKS),
+    # minutes of compiling for seconds of running
+    "triton": lambda: tests("triton"),
     "sanitizers": sanitizers,
-    # minutes of compiling for seconds of measuring
-    "compilers": lambda: benchmark("bench_attention.py", "--peers", "compile", "flex"),
+    "compilers": lambda: attention("compile", "flex"),
 }
 
 
 def main() -> None:
-    global deadline
+    global deadline, share
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"{', '.join(STEPS)}; or all")
     parser.add_argument("--minutes", type=float, help="how long it may take")
@@ -114,9 +141,10 @@ def main() -> None:
         raise SystemExit("torch finds no GPU here: python -m openseg.collect_env")
     if options.minutes is not None:
         deadline = time.monotonic() + 60 * options.minutes
-    failed = []
-    for step in options.steps or STEPS:
+    failed, steps = [], options.steps or list(STEPS)
+    for step in steps:
         start = time.monotonic()
+        share = 1.0 if step == steps[-1] else 0.5
         if start > deadline:
             failed.append(f"{step} (no time)")
         elif not STEPS[step]():

@@ -127,6 +127,12 @@ def choose(operator: str, backend: str, obstacles: Mapping[str, str | None]) -> 
 def autocast_dtype(tensor: torch.Tensor) -> torch.dtype:
     """What autocast wants of this argument: its dtype of the device, or the tensor's own."""
     device = tensor.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if _has_autocast(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
+
+
+@torch.compiler.assume_constant_result
+def _has_autocast(device: str) -> bool:
+    """Dynamo of torch 2.11 cannot trace the call."""
+    return torch.amp.is_autocast_available(device)

@@ -30,11 +30,15 @@ def no_tf32():
 
 @pytest.fixture(autouse=True)
 def next_test_has_a_gpu():
-    """After an error of the GPU no call of the process succeeds: pytest-xdist starts another."""
+    """After an error of the GPU no call of the process succeeds: pytest-xdist starts another.
+
+    After a capture that failed its stream stays the current one, and torch's generator captures on.
+    """
     yield
     try:
         torch.cuda.synchronize()
-    except RuntimeError:
+        assert torch.cuda.current_stream() == torch.cuda.default_stream(), "a capture failed"
+    except (RuntimeError, AssertionError):
         if "PYTEST_XDIST_WORKER" in os.environ:
             os._exit(1)
         raise

@@ -55,7 +55,8 @@ class SpatialGather(torch.autograd.Function):
         ctx.options, ctx.backend = (scale, _backend.allows_tf32()), backend
         regions, statistics = FORWARD[backend](features, logits, *ctx.options)
         ctx.save_for_backward(features, logits, regions, statistics)
-        return regions.to(features.dtype)
+        # not by a `to` that does nothing: torch 2.11 compiles wrong gradients of such a result
+        return regions if features.dtype == regions.dtype else regions.to(features.dtype)
 
     @staticmethod
     @once_differentiable
