@@ -16,9 +16,22 @@ namespace {
 constexpr int sum_parts = threads / warp_size;  // that share the slabs of a channel
 constexpr int moments_partials = 3;             // a slab's shift, and the sums about it
 
-// [kind, slab, channel]
-__device__ int64_t partial_index(const Split& split, int64_t channels, int kind, int64_t channel) {
-  return ((int64_t)kind * split.all_slabs + blockIdx.x) * channels + channel;
+// What a thread has found of its channels in a slab, to partials [kind, slab, channel].
+template <int count, int width>
+__device__ void write_partials(const float (&found)[count], float* partials, const Split& split,
+                               int64_t channels, const Place<width>& place) {
+  constexpr int piece = float_piece<width>;
+#pragma unroll
+  for (int i = 0; i < count; i += piece) {
+    Vector<float, piece> some;
+#pragma unroll
+    for (int v = 0; v < piece; ++v) {
+      some.values[v] = found[i + v];
+    }
+    const int64_t row = (int64_t)(i / width) * split.all_slabs + blockIdx.x;
+    float* const to = partials + row * channels + place.channel + i % width;
+    *reinterpret_cast<Vector<float, piece>*>(to) = some;
+  }
 }
 
 int64_t tree_bytes(int width) {
@@ -71,15 +84,9 @@ __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(Statistics
   }
   add_rows(sums, tree, place);
   if (place.inside && place.row == 0) {
-#pragma unroll
-    for (int v = 0; v < width; ++v) {
-      const float all[moments_partials] = {shift[v], sums[v], sums[width + v]};
-#pragma unroll
-      for (int kind = 0; kind < moments_partials; ++kind) {
-        call.partials[partial_index(call.split, call.x.channels, kind, place.channel + v)] =
-            all[kind];
-      }
-    }
+    float* const sum_partials = call.partials + call.split.all_slabs * call.x.channels;
+    write_partials(shift, call.partials, call.split, call.x.channels, place);
+    write_partials(sums, sum_partials, call.split, call.x.channels, place);
   }
 }
 
@@ -137,12 +144,12 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
   float* const found = shared.take<float>(forward_kinds * width * call.split.lanes);
   const InPlaceAbn& abn = call.abn;
   const Place<width> place(call.split, abn.x);
-  find_for_block<forward_kinds>(abn, abn.x.channels, call.split.lanes * width, found);
+  find_for_block<forward_kinds, width>(abn, abn.x.channels, call.split.lanes, blockIdx.y, found);
   if (!place.inside) {
     return;
   }
   float c[forward_kinds][width];
-  take_own(call.split.lanes * width, place.lane * width, found, c);
+  take_own(call.split.lanes, place.lane, found, c);
   const Column<T, width> x(abn.x, place);
   const Column<T, width> z(abn.z, place);
   for (int64_t first = place.first; first < place.end; first += batch<width> * place.rows) {
@@ -204,11 +211,12 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   float* const tree = shared.take<float>(2 * width * threads);
   const InPlaceAbnBackward& abn = call.abn;
   const Place<width> place(call.split, abn.kept);
-  find_for_block<recovery_kinds>(abn, abn.kept.channels, call.split.lanes * width, found);
+  find_for_block<recovery_kinds, width>(abn, abn.kept.channels, call.split.lanes, blockIdx.y,
+                                        found);
   float sums[2 * width] = {};
   if (place.inside) {
     float c[recovery_kinds][width];
-    take_own(call.split.lanes * width, place.lane * width, found, c);
+    take_own(call.split.lanes, place.lane, found, c);
     for_pixels<T>(abn, place, [&](int64_t, const auto& grads, const auto& kept) {
 #pragma unroll
       for (int v = 0; v < width; ++v) {
@@ -221,11 +229,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   }
   add_rows(sums, tree, place);
   if (place.inside && place.row == 0) {
-#pragma unroll
-    for (int i = 0; i < 2 * width; ++i) {
-      call.partials[partial_index(call.split, abn.kept.channels, i / width,
-                                  place.channel + i % width)] = sums[i];
-    }
+    write_partials(sums, call.partials, call.split, abn.kept.channels, place);
   }
 }
 
@@ -261,12 +265,13 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
   float* const found = shared.take<float>(backward_kinds * width * call.split.lanes);
   const InPlaceAbnBackward& abn = call.abn;
   const Place<width> place(call.split, abn.kept);
-  find_for_block<backward_kinds>(abn, abn.kept.channels, call.split.lanes * width, found);
+  find_for_block<backward_kinds, width>(abn, abn.kept.channels, call.split.lanes, blockIdx.y,
+                                        found);
   if (!place.inside) {
     return;
   }
   float c[backward_kinds][width];
-  take_own(call.split.lanes * width, place.lane * width, found, c);
+  take_own(call.split.lanes, place.lane, found, c);
   const Column<T, width> grad_x(abn.grad_x, place);
   for_pixels<T>(abn, place, [&](int64_t pixel, const auto& grads, const auto& kept) {
     Vector<T, width> result;

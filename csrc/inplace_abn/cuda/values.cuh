@@ -2,7 +2,7 @@
 // What a channel's numbers make of its values, whichever kernel holds them.
 #pragma once
 
-#include "common/device.cuh"
+#include "inplace_abn/cuda/walk.cuh"
 #include "inplace_abn/inplace_abn.h"
 
 namespace openseg {
@@ -68,30 +68,37 @@ __device__ void find_numbers(const InPlaceAbnBackward& abn, int64_t channel, flo
   }
 }
 
-// Numbers of the channels of a block, [kinds, channels], that a thread each finds. Blocks of the
-// same y have the same channels, of `all`.
-template <int kinds, typename Abn>
-__device__ void find_for_block(const Abn& abn, int64_t all, int channels, float* found) {
-  const int64_t channel = (int64_t)blockIdx.y * channels + threadIdx.x;
-  if ((int)threadIdx.x < channels && channel < all) {
+// Numbers of the channels of a block, by [kind, piece of a lane, lane], so that neither those who
+// write nor those who read meet in a bank. A thread finds those of one channel, of `all`.
+template <int kinds, int width, typename Abn>
+__device__ void find_for_block(const Abn& abn, int64_t all, int lanes, int64_t group,
+                               float* found) {
+  constexpr int piece = float_piece<width>;
+  const int pieces = threadIdx.x / piece;
+  const int of_lane = pieces / lanes * piece + threadIdx.x % piece;
+  const int64_t channel = (group * lanes + pieces % lanes) * width + of_lane;
+  if (of_lane < width && channel < all) {
     float values[kinds];
     find_numbers(abn, channel, values);
 #pragma unroll
     for (int kind = 0; kind < kinds; ++kind) {
-      found[kind * channels + threadIdx.x] = values[kind];
+      found[kind * lanes * width + threadIdx.x] = values[kind];
     }
   }
   sync_block();
 }
 
-// Those of a thread, from its first channel of the block on.
+// Those of the channels of a thread.
 template <int kinds, int width>
-__device__ void take_own(int channels, int first, const float* found, float (&own)[kinds][width]) {
+__device__ void take_own(int lanes, int lane, const float* found, float (&own)[kinds][width]) {
+  constexpr int piece = float_piece<width>;
 #pragma unroll
-  for (int kind = 0; kind < kinds; ++kind) {
+  for (int i = 0; i < kinds * width; i += piece) {
+    const auto some =
+        reinterpret_cast<const Vector<float, piece>*>(found)[i / piece * lanes + lane];
 #pragma unroll
-    for (int v = 0; v < width; ++v) {
-      own[kind][v] = found[kind * channels + first + v];
+    for (int v = 0; v < piece; ++v) {
+      own[(i + v) / width][(i + v) % width] = some.values[v];
     }
   }
 }

@@ -44,6 +44,10 @@ struct alignas(sizeof(T) * width) Vector {
   T values[width];
 };
 
+// Floats of a thread's channels that are moved together.
+template <int width>
+constexpr int float_piece = width < 4 ? width : 4;
+
 template <typename T, int width>
 class Column {
  public:

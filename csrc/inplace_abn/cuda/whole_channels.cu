@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(whole_threads) inplace_abn_whole_kernel(Forwar
     to[abn.x.channels] = variance < 0 ? 0 : variance;
     to[2 * abn.x.channels] = call.count;
   }
-  find_for_block<forward_kinds>(abn, abn.x.channels, 1, memory.found[0]);
+  find_for_block<forward_kinds, 1>(abn, abn.x.channels, 1, blockIdx.y, memory.found[0]);
   float c[forward_kinds][1];
   take_own(1, 0, memory.found[0], c);
   for (int at = threadIdx.x; at < call.rows.all; at += whole_threads) {
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(whole_threads)
     Chunk<T>(abn.kept, call.rows, at).start_copy(&kept[at]);
   }
   commit_copies();
-  find_for_block<recovery_kinds>(abn, abn.kept.channels, 1, memory.found[0]);
+  find_for_block<recovery_kinds, 1>(abn, abn.kept.channels, 1, blockIdx.y, memory.found[0]);
   float recovery[recovery_kinds][1];
   take_own(1, 0, memory.found[0], recovery);
   wait_for_copies<0>();
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(whole_threads)
     abn.sums[blockIdx.y] = sum;
     abn.sums[abn.kept.channels + blockIdx.y] = product;
   }
-  find_for_block<backward_kinds>(abn, abn.kept.channels, 1, memory.found[1]);
+  find_for_block<backward_kinds, 1>(abn, abn.kept.channels, 1, blockIdx.y, memory.found[1]);
   float c[backward_kinds][1];
   take_own(1, 0, memory.found[1], c);
   for (int at = threadIdx.x; at < call.rows.all; at += whole_threads) {
