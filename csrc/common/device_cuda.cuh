@@ -4,7 +4,9 @@
 
 #include <cuda_runtime.h>
 
+#include <cstring>
 #include <string>
+#include <type_traits>
 
 #include "common/check.h"
 #include "common/dtype.h"
@@ -93,6 +95,18 @@ __device__ inline void store_pair(bfloat16* to, float first, float second) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(first), "f"(second));
   *reinterpret_cast<uint32_t*>(to) = pair;
+}
+
+// Of 2, 4 or 16 bytes that nothing else will read soon: they are to leave the caches first.
+template <typename T>
+__device__ T read_last(const T* from) {
+  using Bits = std::conditional_t<sizeof(T) == 16, uint4,
+                                  std::conditional_t<sizeof(T) == 4, unsigned int, unsigned short>>;
+  static_assert(sizeof(T) == sizeof(Bits));
+  const Bits bits = __ldcs(reinterpret_cast<const Bits*>(from));
+  T value;
+  memcpy(&value, &bits, sizeof bits);
+  return value;
 }
 
 // Relative error about 2^-22 + 2^-24 |x|, 0 far below.
