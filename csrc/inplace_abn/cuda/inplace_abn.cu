@@ -28,7 +28,7 @@ __device__ void write_partials(const float (&found)[count], float* partials, con
     for (int v = 0; v < piece; ++v) {
       some.values[v] = found[i + v];
     }
-    const int64_t row = (int64_t)(i / width) * split.all_slabs + blockIdx.x;
+    const int64_t row = (int64_t)(i / width) * split.all_slabs + place.slab;
     float* const to = partials + row * channels + place.channel + i % width;
     *reinterpret_cast<Vector<float, piece>*>(to) = some;
   }
@@ -54,12 +54,12 @@ template <typename T, int width>
 __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(StatisticsCall call) {
   SharedMemory shared;
   float* const tree = shared.take<float>(2 * width * threads);
-  const Place<width> place(call.split, call.x);
+  const Place<width> place(call.split, call.x, Order::from_start);
   float shift[width] = {};
   float sums[2 * width] = {};
   if (place.inside) {
     const Column<T, width> x(call.x, place);
-    const Vector<T, width> start = x[place.begin];
+    const Vector<T, width> start = x.read(place.begin);
 #pragma unroll
     for (int v = 0; v < width; ++v) {
       shift[v] = to_float(start.values[v]);
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(Statistics
 #pragma unroll
       for (int i = 0; i < batch<width>; ++i) {
         const int64_t pixel = first + i * place.rows;
-        values[i] = x[pixel < place.end ? pixel : place.begin];  // which adds nothing
+        values[i] = x.read(pixel < place.end ? pixel : place.begin);  // which adds nothing
       }
 #pragma unroll
       for (int i = 0; i < batch<width>; ++i) {
@@ -143,8 +143,8 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
   SharedMemory shared;
   float* const found = shared.take<float>(forward_kinds * width * call.split.lanes);
   const InPlaceAbn& abn = call.abn;
-  const Place<width> place(call.split, abn.x);
-  find_for_block<forward_kinds, width>(abn, abn.x.channels, call.split.lanes, blockIdx.y, found);
+  const Place<width> place(call.split, abn.x, Order::from_end);
+  find_for_block<forward_kinds, width>(abn, abn.x.channels, call.split.lanes, place.group, found);
   if (!place.inside) {
     return;
   }
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
 #pragma unroll
     for (int i = 0; i < batch<width>; ++i) {
       const int64_t pixel = first + i * place.rows;
-      values[i] = x[pixel < place.end ? pixel : first];
+      values[i] = x.read(pixel < place.end ? pixel : first);
     }
 #pragma unroll
     for (int i = 0; i < batch<width>; ++i) {
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
         store(&values[i].values[v], activate(abn.activation, abn.parameter, y));
       }
       if (first + i * place.rows < place.end) {
-        z[first + i * place.rows] = values[i];
+        z.write(first + i * place.rows, values[i]);
       }
     }
   }
@@ -192,8 +192,8 @@ __device__ void for_pixels(const InPlaceAbnBackward& abn, const Place<width>& pl
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const int64_t pixel = first + i * place.rows;
-      values[0][i] = grads[pixel < place.end ? pixel : first];
-      values[1][i] = kept[pixel < place.end ? pixel : first];
+      values[0][i] = grads.read(pixel < place.end ? pixel : first);
+      values[1][i] = kept.read(pixel < place.end ? pixel : first);
     }
 #pragma unroll
     for (int i = 0; i < count; ++i) {
@@ -210,8 +210,8 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   float* const found = shared.take<float>(recovery_kinds * width * call.split.lanes);
   float* const tree = shared.take<float>(2 * width * threads);
   const InPlaceAbnBackward& abn = call.abn;
-  const Place<width> place(call.split, abn.kept);
-  find_for_block<recovery_kinds, width>(abn, abn.kept.channels, call.split.lanes, blockIdx.y,
+  const Place<width> place(call.split, abn.kept, Order::from_start);
+  find_for_block<recovery_kinds, width>(abn, abn.kept.channels, call.split.lanes, place.group,
                                         found);
   float sums[2 * width] = {};
   if (place.inside) {
@@ -264,8 +264,8 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
   SharedMemory shared;
   float* const found = shared.take<float>(backward_kinds * width * call.split.lanes);
   const InPlaceAbnBackward& abn = call.abn;
-  const Place<width> place(call.split, abn.kept);
-  find_for_block<backward_kinds, width>(abn, abn.kept.channels, call.split.lanes, blockIdx.y,
+  const Place<width> place(call.split, abn.kept, Order::from_end);
+  find_for_block<backward_kinds, width>(abn, abn.kept.channels, call.split.lanes, place.group,
                                         found);
   if (!place.inside) {
     return;
@@ -281,7 +281,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
           recover(abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
       store(&result.values[v], c[4][v] * value.grad + c[5][v] * value.centered + c[6][v]);
     }
-    grad_x[pixel] = result;
+    grad_x.write(pixel, result);
   });
 }
 
