@@ -151,6 +151,18 @@ void store_pair(T* to, float first, float second) {
 }
 
 template <typename T>
+void store_whole(T* to, const T& value) {
+  if constexpr (sizeof(T) == 16) {
+    using Words [[gnu::vector_size(16), gnu::may_alias]] = uint32_t;  // no compiler takes it apart
+    Words words;
+    std::memcpy(&words, &value, sizeof words);
+    *reinterpret_cast<Words*>(to) = words;
+  } else {
+    *to = value;
+  }
+}
+
+template <typename T>
 T read_last(const T* from) {
   emulator::set_last_use(true);
   const T value = *from;

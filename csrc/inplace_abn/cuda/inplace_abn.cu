@@ -159,17 +159,17 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
       const int64_t pixel = first + i * place.rows;
       values[i] = x.read(pixel < place.end ? pixel : first);
     }
+    with_kind(abn, [&](auto kind) {
 #pragma unroll
-    for (int i = 0; i < batch<width>; ++i) {
-#pragma unroll
-      for (int v = 0; v < width; ++v) {
-        const float y = (to_float(values[i].values[v]) - c[0][v]) * c[1][v] + c[2][v];
-        store(&values[i].values[v], activate(abn.activation, abn.parameter, y));
+      for (int i = 0; i < batch<width>; ++i) {
+        if (first + i * place.rows < place.end) {
+          z.write(first + i * place.rows, rounded<T, width>([&](int v) {
+                    const float y = (to_float(values[i].values[v]) - c[0][v]) * c[1][v] + c[2][v];
+                    return activate(kind, abn, y);
+                  }));
+        }
       }
-      if (first + i * place.rows < place.end) {
-        z.write(first + i * place.rows, values[i]);
-      }
-    }
+    });
   }
 }
 
@@ -180,7 +180,7 @@ struct BackwardCall {
   float inverse;  // 1 / parameter
 };
 
-// body(pixel, gradients, kept) for every pixel of a thread.
+// body(kind, pixel, gradients, kept) for every pixel of a thread.
 template <typename T, int width, typename Body>
 __device__ void for_pixels(const InPlaceAbnBackward& abn, const Place<width>& place,
                            const Body& body) {
@@ -195,12 +195,14 @@ __device__ void for_pixels(const InPlaceAbnBackward& abn, const Place<width>& pl
       values[0][i] = grads.read(pixel < place.end ? pixel : first);
       values[1][i] = kept.read(pixel < place.end ? pixel : first);
     }
+    with_kind(abn, [&](auto kind) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) {
-      if (first + i * place.rows < place.end) {
-        body(first + i * place.rows, values[0][i], values[1][i]);
+      for (int i = 0; i < count; ++i) {
+        if (first + i * place.rows < place.end) {
+          body(kind, first + i * place.rows, values[0][i], values[1][i]);
+        }
       }
-    }
+    });
   }
 }
 
@@ -217,11 +219,11 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   if (place.inside) {
     float c[recovery_kinds][width];
     take_own(call.split.lanes, place.lane, found, c);
-    for_pixels<T>(abn, place, [&](int64_t, const auto& grads, const auto& kept) {
+    for_pixels<T>(abn, place, [&](auto kind, int64_t, const auto& grads, const auto& kept) {
 #pragma unroll
       for (int v = 0; v < width; ++v) {
         const Recovered value =
-            recover(abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
+            recover(kind, abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
         sums[v] += value.grad;
         sums[width + v] += value.grad * value.centered;
       }
@@ -273,15 +275,12 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
   float c[backward_kinds][width];
   take_own(call.split.lanes, place.lane, found, c);
   const Column<T, width> grad_x(abn.grad_x, place);
-  for_pixels<T>(abn, place, [&](int64_t pixel, const auto& grads, const auto& kept) {
-    Vector<T, width> result;
-#pragma unroll
-    for (int v = 0; v < width; ++v) {
-      const Recovered value =
-          recover(abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
-      store(&result.values[v], c[4][v] * value.grad + c[5][v] * value.centered + c[6][v]);
-    }
-    grad_x.write(pixel, result);
+  for_pixels<T>(abn, place, [&](auto kind, int64_t pixel, const auto& grads, const auto& kept) {
+    grad_x.write(pixel, rounded<T, width>([&](int v) {
+                   const Recovered value = recover(kind, abn, call.inverse,
+                                                   to_float(grads.values[v]), kept.values[v], c, v);
+                   return c[4][v] * value.grad + c[5][v] * value.centered + c[6][v];
+                 }));
   });
 }
 

@@ -54,6 +54,21 @@ struct alignas(sizeof(T) * width) Vector {
   T values[width];
 };
 
+// value(v) of each, rounded.
+template <typename T, int width, typename Value>
+__device__ Vector<T, width> rounded(const Value& value) {
+  Vector<T, width> result;
+  if constexpr (width == 1) {
+    store(result.values, value(0));
+  } else {
+#pragma unroll
+    for (int v = 0; v < width; v += 2) {
+      store_pair(&result.values[v], value(v), value(v + 1));
+    }
+  }
+  return result;
+}
+
 // Floats of a thread's channels that are moved together.
 template <int width>
 constexpr int float_piece = width < 4 ? width : 4;
@@ -77,7 +92,7 @@ class Column {
     return order_ == Order::from_end ? read_last(at(pixel)) : *at(pixel);
   }
   __device__ void write(int64_t pixel, const Vector<T, width>& values) const {
-    *at(pixel) = values;
+    store_whole(at(pixel), values);
   }
 
  private:

@@ -51,7 +51,7 @@ class Chunk {
 
   __device__ void write(const Values& from) const {
     if (whole()) {
-      *reinterpret_cast<Values*>(row_ + first_) = from;
+      store_whole(reinterpret_cast<Values*>(row_ + first_), from);
       return;
     }
 #pragma unroll
@@ -144,11 +144,12 @@ __global__ void __launch_bounds__(whole_threads) inplace_abn_whole_kernel(Forwar
   take_own(1, 0, memory.found[0], c);
   for (int at = threadIdx.x; at < call.rows.all; at += whole_threads) {
     Vector<T, widest<T>> x = kept[at];
-#pragma unroll
-    for (int v = 0; v < widest<T>; ++v) {
-      const float y = (to_float(x.values[v]) - c[0][0]) * c[1][0] + c[2][0];
-      store(&x.values[v], activate(abn.activation, abn.parameter, y));
-    }
+    with_kind(abn, [&](auto kind) {
+      x = rounded<T, widest<T>>([&](int v) {
+        const float y = (to_float(x.values[v]) - c[0][0]) * c[1][0] + c[2][0];
+        return activate(kind, abn, y);
+      });
+    });
     Chunk<T>(abn.z, call.rows, at).write(x);
   }
 }
@@ -181,13 +182,15 @@ __global__ void __launch_bounds__(whole_threads)
   for (int at = threadIdx.x; at < call.rows.all; at += whole_threads) {
     const Vector<T, widest<T>> grad = grads[at];
     const Vector<T, widest<T>> z = kept[at];
+    with_kind(abn, [&](auto kind) {
 #pragma unroll
-    for (int v = 0; v < widest<T>; ++v) {  // gradients of 0 at the ends of rows add nothing
-      const Recovered value =
-          recover(abn, call.inverse, to_float(grad.values[v]), z.values[v], recovery, 0);
-      sum += value.grad;
-      product += value.grad * value.centered;
-    }
+      for (int v = 0; v < widest<T>; ++v) {  // gradients of 0 at the ends of rows add nothing
+        const Recovered value =
+            recover(kind, abn, call.inverse, to_float(grad.values[v]), z.values[v], recovery, 0);
+        sum += value.grad;
+        product += value.grad * value.centered;
+      }
+    });
   }
   sum = block_sum(sum, memory.warps[0]);
   product = block_sum(product, memory.warps[1]);
@@ -202,12 +205,13 @@ __global__ void __launch_bounds__(whole_threads)
     const Vector<T, widest<T>> grad = grads[at];
     const Vector<T, widest<T>> z = kept[at];
     Vector<T, widest<T>> result;
-#pragma unroll
-    for (int v = 0; v < widest<T>; ++v) {
-      const Recovered value =
-          recover(abn, call.inverse, to_float(grad.values[v]), z.values[v], c, 0);
-      store(&result.values[v], c[4][0] * value.grad + c[5][0] * value.centered + c[6][0]);
-    }
+    with_kind(abn, [&](auto kind) {
+      result = rounded<T, widest<T>>([&](int v) {
+        const Recovered value =
+            recover(kind, abn, call.inverse, to_float(grad.values[v]), z.values[v], c, 0);
+        return c[4][0] * value.grad + c[5][0] * value.centered + c[6][0];
+      });
+    });
     Chunk<T>(abn.grad_x, call.rows, at).write(result);
   }
 }
