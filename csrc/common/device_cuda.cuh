@@ -4,7 +4,9 @@
 
 #include <cuda_runtime.h>
 
+#include <cstring>
 #include <string>
+#include <type_traits>
 
 #include "common/check.h"
 #include "common/dtype.h"
@@ -94,6 +96,33 @@ __device__ inline void store_pair(bfloat16* to, float first, float second) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(first), "f"(second));
   *reinterpret_cast<uint32_t*>(to) = pair;
+}
+
+template <typename T>
+using Bits = std::conditional_t<sizeof(T) == 16, uint4,
+                                std::conditional_t<sizeof(T) == 4, unsigned int, unsigned short>>;
+
+// 2, 4 or 16 bytes that nothing else will read soon: they are to leave the caches first.
+template <typename T>
+__device__ T read_last(const T* from) {
+  const Bits<T> bits = __ldcs(reinterpret_cast<const Bits<T>*>(from));
+  T value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// 2, 4 or 16 bytes in one access: an assignment may become one for each of their numbers.
+template <typename T>
+__device__ void store_whole(T* to, const T& value) {
+  Bits<T> bits;
+  memcpy(&bits, &value, sizeof value);
+  if constexpr (sizeof(T) == 16) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(bits.x), "r"(bits.y),
+                 "r"(bits.z), "r"(bits.w)
+                 : "memory");
+  } else {
+    *reinterpret_cast<Bits<T>*>(to) = bits;
+  }
 }
 
 // Relative error about 2^-22 + 2^-24 |x|, 0 far below.

@@ -6,17 +6,22 @@
 //   are served by halves or quarters of a warp.
 // * global memory: sectors of 32 bytes that go beyond the L1 cache. Writes and asynchronous copies
 //   all do; for reads the last `cached_sectors` of a block are known.
+// * memory: of those, the sectors that are read and not among the last `l2_sectors` of all blocks,
+//   which run one after the other, and those that are written and not since they came there. What
+//   was read for the last time is the first to go.
 //
 // The lanes of a request are those that come to the same place in the code equally often.
 #include <link.h>
 
 #include <algorithm>
 #include <cstring>
+#include <list>
 #include <map>
 #include <set>
 #include <sstream>
 #include <string>
 #include <tuple>
+#include <unordered_map>
 #include <vector>
 
 #include "watch.h"
@@ -33,6 +38,7 @@ constexpr int word_bytes = 4;
 constexpr int sector_bytes = 32;
 constexpr int vector_bytes = 16;
 constexpr size_t cached_sectors = 1024;
+constexpr size_t l2_sectors = 2 * (50 << 20) / 132 / sector_bytes;  // of 2 multiprocessors of 132
 
 struct Range {
   uintptr_t begin = 0, end = 0;
@@ -65,7 +71,7 @@ struct Requests {
 };
 
 struct Cost {
-  int64_t requests = 0, wavefronts = 0, least_wavefronts = 0, sectors = 0;
+  int64_t requests = 0, wavefronts = 0, least_wavefronts = 0, sectors = 0, memory_sectors = 0;
 };
 
 struct Cache {
@@ -75,6 +81,36 @@ struct Cache {
   std::set<uintptr_t> sectors;
 };
 
+class L2 {
+ public:
+  // Whether memory has to be moved for it, now or later.
+  bool access(uintptr_t sector, Access kind) {
+    const auto [found, is_new] = entries_.try_emplace(sector);
+    Entry& entry = found->second;
+    if (is_new) {
+      entry.turn = turns_.insert(turns_.end(), sector);
+    }
+    turns_.splice(kind == Access::last_read ? turns_.begin() : turns_.end(), turns_, entry.turn);
+    const bool writes = kind == Access::write || kind == Access::atomic;
+    const bool moves = writes ? !entry.written : is_new;
+    entry.written |= writes;
+    if (entries_.size() > l2_sectors) {
+      entries_.erase(turns_.front());
+      turns_.pop_front();
+    }
+    return moves;
+  }
+
+ private:
+  struct Entry {
+    std::list<uintptr_t>::iterator turn;
+    bool written = false;
+  };
+
+  std::list<uintptr_t> turns_;  // to leave
+  std::unordered_map<uintptr_t, Entry> entries_;
+};
+
 const void* kernel;
 Range stacks, library;
 std::vector<Range> shared_arrays;
@@ -82,6 +118,7 @@ std::map<std::pair<const void*, uint32_t>, Requests> requests_of;  // code and w
 std::map<Line, Cost> costs;
 int64_t products;
 Cache cache;
+L2 l2;
 
 bool hits(uintptr_t sector) {
   if (cache.block != place.block) {
@@ -135,8 +172,12 @@ void count(const Line& line, const Request& request) {
     return;
   }
   for (const uintptr_t sector : units(request, line.bytes, 0, lanes, sector_bytes)) {
-    const bool is_cached = line.kind == Access::read && line.bytes < vector_bytes;
-    cost.sectors += !(is_cached && hits(sector));
+    const bool reads = line.kind == Access::read || line.kind == Access::last_read;
+    if (reads && line.bytes < vector_bytes && hits(sector)) {
+      continue;
+    }
+    ++cost.sectors;
+    cost.memory_sectors += l2.access(sector, line.kind);
   }
 }
 
@@ -186,6 +227,7 @@ void watch(const void* address, int64_t bytes, Access kind, const void* code) {
   if (!place.in_kernel || kind == Access::product || stacks.has(begin) || library.has(begin)) {
     return;
   }
+  kind = kind == Access::read && place.last_use ? Access::last_read : kind;
   Requests& requests = requests_of[{code, place.thread / lanes}];
   if (requests.block != place.block) {
     count_open(requests);
@@ -264,11 +306,12 @@ extern "C" const char* emulator_costs() {
   std::ostringstream lines;
   lines << "products " << products << '\n';
   for (const auto& [line, cost] : costs) {
-    lines << line.kernel << ' ' << line.code << ' ' << "rwap"[(int)line.kind] << line.bytes << ' '
+    lines << line.kernel << ' ' << line.code << ' ' << "rwapl"[(int)line.kind] << line.bytes << ' '
           << cost.requests << ' ' << cost.wavefronts << ' ' << cost.least_wavefronts << ' '
-          << cost.sectors << '\n';
+          << cost.sectors << ' ' << cost.memory_sectors << '\n';
   }
   costs.clear();
+  l2 = {};
   products = 0;
   text = lines.str();
   return text.c_str();

@@ -8,12 +8,15 @@ as 8 images of 97 x 97 have on the 132 of an H100. For every pass, in thousands 
 multiprocessor, the least that each of these would take alone at the rates of an H100:
 
     maps      what must be read and written once, at 13 bytes a clock
+    memory    what is read while the L2 cache does not hold it, and what is written, likewise
     L2        what goes beyond the L1 cache, at 24 bytes a clock
     shared    wavefronts of shared memory; those for bank conflicts, at the end, are among them
     products  mma of 16 x 8 and 32 bytes of depth, one a clock
 
-Whatever else a kernel does, it takes as long as the greatest. `--lines` shows where most of the L2
-traffic, of the wavefronts and of the conflicts comes from.
+Whatever else a kernel does, it takes as long as the greatest. The L2 cache is the share that two
+multiprocessors have in 50 MB; it sees one block after the other, and loses what was used longest
+ago, or what was said to be read for the last time. `--lines` shows where most of the traffic of
+memory and of L2, of the wavefronts and of the conflicts comes from.
 """
 
 import argparse
@@ -39,7 +42,7 @@ from tests.emulator.operators import (
 
 MULTIPROCESSORS = 2
 SIDE = 34  # of the map
-BYTES_PER_CLOCK = {"maps": 13, "L2": 24}
+BYTES_PER_CLOCK = {"memory": 13, "L2": 24}
 
 
 @dataclass
@@ -48,11 +51,12 @@ class Line:
 
     kernel: str
     where: tuple[str, ...]  # function@file:line, from the inside out
-    access: str  # r, w or a (atomic), and the bytes of a lane
+    access: str  # r, w, a (atomic) or l (read for the last time), and the bytes of a lane
     requests: int  # of warps
     wavefronts: int
     least_wavefronts: int
     l2_bytes: int
+    memory_bytes: int
 
     @property
     def conflicts(self) -> int:
@@ -72,6 +76,7 @@ class Costs:
                 line.wavefronts += new.wavefronts
                 line.least_wavefronts += new.least_wavefronts
                 line.l2_bytes += new.l2_bytes
+                line.memory_bytes += new.memory_bytes
                 return
         self.lines.append(new)
 
@@ -103,8 +108,9 @@ class Counter:
             # Copies are counted where they are issued, and arguments are not in global memory.
             if not where[0].startswith(("wait_for_copies@emulator.h", "launch@emulator.h")):
                 name = frames[kernel][-1].split("@")[0]
-                requests, wavefronts, least, sectors = map(int, counts)
-                line = Line(name, where, access, requests, wavefronts, least, 32 * sectors)
+                requests, wavefronts, least, *sectors = map(int, counts)
+                moved = (32 * count for count in sectors)
+                line = Line(name, where, access, requests, wavefronts, least, *moved)
                 costs.add(line)
         return costs
 
@@ -231,7 +237,8 @@ PASSES: dict[str, Callable[[str, bool], Iterator[Pass]]] = {
 def bounds(what: Pass, costs: Costs) -> dict[str, float]:
     """Clocks of a multiprocessor."""
     totals = {
-        "maps": what.bytes / BYTES_PER_CLOCK["maps"],
+        "maps": what.bytes / BYTES_PER_CLOCK["memory"],
+        "memory": costs.total("memory_bytes") / BYTES_PER_CLOCK["memory"],
         "L2": costs.total("l2_bytes") / BYTES_PER_CLOCK["L2"],
         "shared": costs.total("wavefronts"),
         "products": costs.products,
@@ -258,11 +265,11 @@ def main() -> None:
                 f"{name} {clocks / 1000:7.1f}" for name, clocks in bounds(what, costs).items()
             )
             print(f"{operator:20} {what.name:22}", *columns, sep="  ")
-            for measure in ("l2_bytes", "wavefronts", "conflicts"):
+            for measure in ("memory_bytes", "l2_bytes", "wavefronts", "conflicts"):
                 lines = sorted(costs.lines, key=lambda line: -getattr(line, measure))
                 for line in lines[: options.lines]:
                     if cost := getattr(line, measure):
-                        print(f"    {measure:10} {cost:9} {line.access:3}", *line.where[:4])
+                        print(f"    {measure:12} {cost:9} {line.access:3}", *line.where[:4])
 
 
 if __name__ == "__main__":

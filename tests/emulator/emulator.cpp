@@ -119,7 +119,7 @@ void to_scheduler() {
 void to_thread(int thread) {
   current = thread;
   threadIdx.x = (unsigned)thread;
-  place = {true, place.block, (uint32_t)thread, block_phase, warps[thread / 32].phase};
+  place = {true, place.block, (uint32_t)thread, block_phase, warps[thread / 32].phase, false};
 #if defined(__SANITIZE_ADDRESS__)
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, stack_of(thread), stack_bytes);
@@ -316,6 +316,10 @@ void* shared_array(int64_t bytes, int64_t alignment) {
   arrays[array_count++] = array;
   new_shared_array(array.begin(), bytes);
   return array.begin();
+}
+
+void set_last_use(bool last_use) {
+  place.last_use = last_use;
 }
 
 void issue_copy(const Copy& copy) {

@@ -53,6 +53,7 @@ struct Copy {
   int64_t group;
 };
 
+void set_last_use(bool last_use);
 void issue_copy(const Copy& copy);
 bool take_arrived_copy(int groups, Copy* copy);
 
@@ -146,6 +147,26 @@ void store_pair(T* to, float first, float second) {
   store(&pair.values[0], first);
   store(&pair.values[1], second);
   *reinterpret_cast<Pair*>(to) = pair;
+}
+
+template <typename T>
+void store_whole(T* to, const T& value) {
+  if constexpr (sizeof(T) == 16) {
+    using Words [[gnu::vector_size(16), gnu::may_alias]] = uint32_t;  // no compiler takes it apart
+    Words words;
+    std::memcpy(&words, &value, sizeof words);
+    *reinterpret_cast<Words*>(to) = words;
+  } else {
+    *to = value;
+  }
+}
+
+template <typename T>
+T read_last(const T* from) {
+  emulator::set_last_use(true);
+  const T value = *from;
+  emulator::set_last_use(false);
+  return value;
 }
 
 inline float exp_fast(float x) {

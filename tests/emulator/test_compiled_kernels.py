@@ -39,6 +39,9 @@ GROUP_PRODUCTS = [
     build.HERE / "primitives_sm90.cu",
     build.ROOT / "csrc/common/cuda/attention_backward_sm90.cu",
 ]
+NORM = [
+    build.ROOT / f"csrc/inplace_abn/cuda/{name}.cu" for name in ("inplace_abn", "whole_channels")
+]
 PRODUCTS = [
     build.ROOT / "csrc" / file
     for file in (
@@ -113,6 +116,15 @@ def test_products_of_four_warps_run_on_together(source: Path) -> None:
     assert [name for name in GROUP_INSTRUCTIONS if name not in assembly] == []
     # Where registers of products are touched while these run, the compiler waits for each of them.
     assert assembly.count("WARPGROUP.ARRIVE") < assembly.count("HGMMA") / 4
+
+
+@pytest.mark.parametrize("source", NORM, ids=lambda path: path.stem)
+def test_what_is_read_by_16_bytes_is_written_so(source: Path) -> None:
+    """The compiler takes an assignment of 16 bytes apart, into one of 2 bytes for each value."""
+    kernels = re.split(r"Function : ", compiled(source, CHOSEN))[1:]
+    wide = [kernel for kernel in kernels if re.search(r"\bLDG\S*\.128\b", kernel)]
+    assert wide
+    assert [kernel for kernel in wide if "STG.E.128" not in kernel] == []
 
 
 def compiled(source: Path, architecture: str) -> str:

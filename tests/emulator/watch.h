@@ -16,10 +16,12 @@ struct Place {
   uint32_t thread;
   uint32_t block_phase;
   uint32_t warp_phase;
+  bool last_use;  // of what it reads
 };
 
-// product: a read by the units that multiply, which see only what was shown to them.
-enum class Access { read, write, atomic, product };
+// product: a read by the units that multiply, which see only what was shown to them. last_read is
+// told apart in costs.cpp alone.
+enum class Access { read, write, atomic, product, last_read };
 
 #if defined(EMULATOR_WATCHED)
 extern Place place;

@@ -16,9 +16,22 @@ namespace {
 constexpr int sum_parts = threads / warp_size;  // that share the slabs of a channel
 constexpr int moments_partials = 3;             // a slab's shift, and the sums about it
 
-// [kind, slab, channel]
-__device__ int64_t partial_index(const Split& split, int64_t channels, int kind, int64_t channel) {
-  return ((int64_t)kind * split.all_slabs + blockIdx.x) * channels + channel;
+// What a thread has found of its channels in a slab, to partials [kind, slab, channel].
+template <int count, int width>
+__device__ void write_partials(const float (&found)[count], float* partials, const Split& split,
+                               int64_t channels, const Place<width>& place) {
+  constexpr int piece = float_piece<width>;
+#pragma unroll
+  for (int i = 0; i < count; i += piece) {
+    Vector<float, piece> some;
+#pragma unroll
+    for (int v = 0; v < piece; ++v) {
+      some.values[v] = found[i + v];
+    }
+    const int64_t row = (int64_t)(i / width) * split.all_slabs + place.slab;
+    float* const to = partials + row * channels + place.channel + i % width;
+    *reinterpret_cast<Vector<float, piece>*>(to) = some;
+  }
 }
 
 int64_t tree_bytes(int width) {
@@ -41,12 +54,12 @@ template <typename T, int width>
 __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(StatisticsCall call) {
   SharedMemory shared;
   float* const tree = shared.take<float>(2 * width * threads);
-  const Place<width> place(call.split, call.x);
+  const Place<width> place(call.split, call.x, Order::from_start);
   float shift[width] = {};
   float sums[2 * width] = {};
   if (place.inside) {
     const Column<T, width> x(call.x, place);
-    const Vector<T, width> start = x[place.begin];
+    const Vector<T, width> start = x.read(place.begin);
 #pragma unroll
     for (int v = 0; v < width; ++v) {
       shift[v] = to_float(start.values[v]);
@@ -56,7 +69,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(Statistics
 #pragma unroll
       for (int i = 0; i < batch<width>; ++i) {
         const int64_t pixel = first + i * place.rows;
-        values[i] = x[pixel < place.end ? pixel : place.begin];  // which adds nothing
+        values[i] = x.read(pixel < place.end ? pixel : place.begin);  // which adds nothing
       }
 #pragma unroll
       for (int i = 0; i < batch<width>; ++i) {
@@ -71,15 +84,9 @@ __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(Statistics
   }
   add_rows(sums, tree, place);
   if (place.inside && place.row == 0) {
-#pragma unroll
-    for (int v = 0; v < width; ++v) {
-      const float all[moments_partials] = {shift[v], sums[v], sums[width + v]};
-#pragma unroll
-      for (int kind = 0; kind < moments_partials; ++kind) {
-        call.partials[partial_index(call.split, call.x.channels, kind, place.channel + v)] =
-            all[kind];
-      }
-    }
+    float* const sum_partials = call.partials + call.split.all_slabs * call.x.channels;
+    write_partials(shift, call.partials, call.split, call.x.channels, place);
+    write_partials(sums, sum_partials, call.split, call.x.channels, place);
   }
 }
 
@@ -136,13 +143,13 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
   SharedMemory shared;
   float* const found = shared.take<float>(forward_kinds * width * call.split.lanes);
   const InPlaceAbn& abn = call.abn;
-  const Place<width> place(call.split, abn.x);
-  find_for_block<forward_kinds>(abn, abn.x.channels, call.split.lanes * width, found);
+  const Place<width> place(call.split, abn.x, Order::from_end);
+  find_for_block<forward_kinds, width>(abn, abn.x.channels, call.split.lanes, place.group, found);
   if (!place.inside) {
     return;
   }
   float c[forward_kinds][width];
-  take_own(call.split.lanes * width, place.lane * width, found, c);
+  take_own(call.split.lanes, place.lane, found, c);
   const Column<T, width> x(abn.x, place);
   const Column<T, width> z(abn.z, place);
   for (int64_t first = place.first; first < place.end; first += batch<width> * place.rows) {
@@ -150,19 +157,19 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
 #pragma unroll
     for (int i = 0; i < batch<width>; ++i) {
       const int64_t pixel = first + i * place.rows;
-      values[i] = x[pixel < place.end ? pixel : first];
+      values[i] = x.read(pixel < place.end ? pixel : first);
     }
+    with_kind(abn, [&](auto kind) {
 #pragma unroll
-    for (int i = 0; i < batch<width>; ++i) {
-#pragma unroll
-      for (int v = 0; v < width; ++v) {
-        const float y = (to_float(values[i].values[v]) - c[0][v]) * c[1][v] + c[2][v];
-        store(&values[i].values[v], activate(abn.activation, abn.parameter, y));
+      for (int i = 0; i < batch<width>; ++i) {
+        if (first + i * place.rows < place.end) {
+          z.write(first + i * place.rows, rounded<T, width>([&](int v) {
+                    const float y = (to_float(values[i].values[v]) - c[0][v]) * c[1][v] + c[2][v];
+                    return activate(kind, abn, y);
+                  }));
+        }
       }
-      if (first + i * place.rows < place.end) {
-        z[first + i * place.rows] = values[i];
-      }
-    }
+    });
   }
 }
 
@@ -173,7 +180,7 @@ struct BackwardCall {
   float inverse;  // 1 / parameter
 };
 
-// body(pixel, gradients, kept) for every pixel of a thread.
+// body(kind, pixel, gradients, kept) for every pixel of a thread.
 template <typename T, int width, typename Body>
 __device__ void for_pixels(const InPlaceAbnBackward& abn, const Place<width>& place,
                            const Body& body) {
@@ -185,15 +192,17 @@ __device__ void for_pixels(const InPlaceAbnBackward& abn, const Place<width>& pl
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const int64_t pixel = first + i * place.rows;
-      values[0][i] = grads[pixel < place.end ? pixel : first];
-      values[1][i] = kept[pixel < place.end ? pixel : first];
+      values[0][i] = grads.read(pixel < place.end ? pixel : first);
+      values[1][i] = kept.read(pixel < place.end ? pixel : first);
     }
+    with_kind(abn, [&](auto kind) {
 #pragma unroll
-    for (int i = 0; i < count; ++i) {
-      if (first + i * place.rows < place.end) {
-        body(first + i * place.rows, values[0][i], values[1][i]);
+      for (int i = 0; i < count; ++i) {
+        if (first + i * place.rows < place.end) {
+          body(kind, first + i * place.rows, values[0][i], values[1][i]);
+        }
       }
-    }
+    });
   }
 }
 
@@ -203,17 +212,18 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   float* const found = shared.take<float>(recovery_kinds * width * call.split.lanes);
   float* const tree = shared.take<float>(2 * width * threads);
   const InPlaceAbnBackward& abn = call.abn;
-  const Place<width> place(call.split, abn.kept);
-  find_for_block<recovery_kinds>(abn, abn.kept.channels, call.split.lanes * width, found);
+  const Place<width> place(call.split, abn.kept, Order::from_start);
+  find_for_block<recovery_kinds, width>(abn, abn.kept.channels, call.split.lanes, place.group,
+                                        found);
   float sums[2 * width] = {};
   if (place.inside) {
     float c[recovery_kinds][width];
-    take_own(call.split.lanes * width, place.lane * width, found, c);
-    for_pixels<T>(abn, place, [&](int64_t, const auto& grads, const auto& kept) {
+    take_own(call.split.lanes, place.lane, found, c);
+    for_pixels<T>(abn, place, [&](auto kind, int64_t, const auto& grads, const auto& kept) {
 #pragma unroll
       for (int v = 0; v < width; ++v) {
         const Recovered value =
-            recover(abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
+            recover(kind, abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
         sums[v] += value.grad;
         sums[width + v] += value.grad * value.centered;
       }
@@ -221,11 +231,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   }
   add_rows(sums, tree, place);
   if (place.inside && place.row == 0) {
-#pragma unroll
-    for (int i = 0; i < 2 * width; ++i) {
-      call.partials[partial_index(call.split, abn.kept.channels, i / width,
-                                  place.channel + i % width)] = sums[i];
-    }
+    write_partials(sums, call.partials, call.split, abn.kept.channels, place);
   }
 }
 
@@ -260,23 +266,21 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
   SharedMemory shared;
   float* const found = shared.take<float>(backward_kinds * width * call.split.lanes);
   const InPlaceAbnBackward& abn = call.abn;
-  const Place<width> place(call.split, abn.kept);
-  find_for_block<backward_kinds>(abn, abn.kept.channels, call.split.lanes * width, found);
+  const Place<width> place(call.split, abn.kept, Order::from_end);
+  find_for_block<backward_kinds, width>(abn, abn.kept.channels, call.split.lanes, place.group,
+                                        found);
   if (!place.inside) {
     return;
   }
   float c[backward_kinds][width];
-  take_own(call.split.lanes * width, place.lane * width, found, c);
+  take_own(call.split.lanes, place.lane, found, c);
   const Column<T, width> grad_x(abn.grad_x, place);
-  for_pixels<T>(abn, place, [&](int64_t pixel, const auto& grads, const auto& kept) {
-    Vector<T, width> result;
-#pragma unroll
-    for (int v = 0; v < width; ++v) {
-      const Recovered value =
-          recover(abn, call.inverse, to_float(grads.values[v]), kept.values[v], c, v);
-      store(&result.values[v], c[4][v] * value.grad + c[5][v] * value.centered + c[6][v]);
-    }
-    grad_x[pixel] = result;
+  for_pixels<T>(abn, place, [&](auto kind, int64_t pixel, const auto& grads, const auto& kept) {
+    grad_x.write(pixel, rounded<T, width>([&](int v) {
+                   const Recovered value = recover(kind, abn, call.inverse,
+                                                   to_float(grads.values[v]), kept.values[v], c, v);
+                   return c[4][v] * value.grad + c[5][v] * value.centered + c[6][v];
+                 }));
   });
 }
 

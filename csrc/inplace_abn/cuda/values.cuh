@@ -2,7 +2,9 @@
 // What a channel's numbers make of its values, whichever kernel holds them.
 #pragma once
 
-#include "common/device.cuh"
+#include <type_traits>
+
+#include "inplace_abn/cuda/walk.cuh"
 #include "inplace_abn/inplace_abn.h"
 
 namespace openseg {
@@ -21,14 +23,23 @@ __device__ void find_forward(const double* statistics, const float* affine, floa
   to[2] = (float)(((double)to[0] - mean) * scale + (with_bias ? affine[channels + channel] : 0.0f));
 }
 
-__device__ float activate(Activation activation, float parameter, float y) {
-  if (activation == Activation::elu) {
-    return y > 0 ? y : parameter * (exp_fast(y) - 1.0f);
+// Calls body(kind), where kind is ELU or not at compile time: nothing is asked for every value.
+template <typename Body>
+__device__ void with_kind(const InPlaceAbn& abn, const Body& body) {
+  if (abn.activation == Activation::elu) {
+    body(std::true_type());
+  } else {
+    body(std::false_type());
   }
-  if (activation == Activation::relu) {
-    return y < 0 ? 0.0f : y;
+}
+
+template <typename Elu>
+__device__ float activate(Elu elu, const InPlaceAbn& abn, float y) {
+  if constexpr (elu.value) {
+    return y > 0 ? y : abn.parameter * (exp_fast(y) - 1.0f);
+  } else {
+    return y < 0 ? (abn.activation == Activation::relu ? 0.0f : y * abn.parameter) : y;
   }
-  return y > 0 ? y : y * parameter;
 }
 
 __device__ void find_numbers(const InPlaceAbn& abn, int64_t channel, float (&to)[forward_kinds]) {
@@ -68,30 +79,37 @@ __device__ void find_numbers(const InPlaceAbnBackward& abn, int64_t channel, flo
   }
 }
 
-// Numbers of the channels of a block, [kinds, channels], that a thread each finds. Blocks of the
-// same y have the same channels, of `all`.
-template <int kinds, typename Abn>
-__device__ void find_for_block(const Abn& abn, int64_t all, int channels, float* found) {
-  const int64_t channel = (int64_t)blockIdx.y * channels + threadIdx.x;
-  if ((int)threadIdx.x < channels && channel < all) {
+// Numbers of the channels of a block, by [kind, piece of a lane, lane], so that neither those who
+// write nor those who read meet in a bank. A thread finds those of one channel, of `all`.
+template <int kinds, int width, typename Abn>
+__device__ void find_for_block(const Abn& abn, int64_t all, int lanes, int64_t group,
+                               float* found) {
+  constexpr int piece = float_piece<width>;
+  const int pieces = threadIdx.x / piece;
+  const int of_lane = pieces / lanes * piece + threadIdx.x % piece;
+  const int64_t channel = (group * lanes + pieces % lanes) * width + of_lane;
+  if (of_lane < width && channel < all) {
     float values[kinds];
     find_numbers(abn, channel, values);
 #pragma unroll
     for (int kind = 0; kind < kinds; ++kind) {
-      found[kind * channels + threadIdx.x] = values[kind];
+      found[kind * lanes * width + threadIdx.x] = values[kind];
     }
   }
   sync_block();
 }
 
-// Those of a thread, from its first channel of the block on.
+// Those of the channels of a thread.
 template <int kinds, int width>
-__device__ void take_own(int channels, int first, const float* found, float (&own)[kinds][width]) {
+__device__ void take_own(int lanes, int lane, const float* found, float (&own)[kinds][width]) {
+  constexpr int piece = float_piece<width>;
 #pragma unroll
-  for (int kind = 0; kind < kinds; ++kind) {
+  for (int i = 0; i < kinds * width; i += piece) {
+    const auto some =
+        reinterpret_cast<const Vector<float, piece>*>(found)[i / piece * lanes + lane];
 #pragma unroll
-    for (int v = 0; v < width; ++v) {
-      own[kind][v] = found[kind * channels + first + v];
+    for (int v = 0; v < piece; ++v) {
+      own[(i + v) / width][(i + v) % width] = some.values[v];
     }
   }
 }
@@ -112,26 +130,40 @@ __device__ inline float step_above_minus_one(float16) {
   return 0x1p-11f;
 }
 
+template <bool is_elu, bool is_kept_input>
+struct Kind {
+  static constexpr bool elu = is_elu, kept_input = is_kept_input;
+};
+
+template <typename Body>
+__device__ void with_kind(const InPlaceAbnBackward& abn, const Body& body) {
+  const bool elu = abn.activation == Activation::elu;
+  if (abn.kept_input) {
+    elu ? body(Kind<true, true>()) : body(Kind<false, true>());
+  } else {
+    elu ? body(Kind<true, false>()) : body(Kind<false, false>());
+  }
+}
+
 // The numbers of channel v of a thread, with inverse = 1 / parameter; where y is 0, the gradient is
 // that of its negative side.
-template <typename T, int kinds, int width>
-__device__ Recovered recover(const InPlaceAbnBackward& abn, float inverse, float grad, T stored,
-                             const float (&c)[kinds][width], int v) {
+template <typename Kind, typename T, int kinds, int width>
+__device__ Recovered recover(Kind, const InPlaceAbnBackward& abn, float inverse, float grad,
+                             T stored, const float (&c)[kinds][width], int v) {
   const float kept = to_float(stored);
   const float p = abn.parameter;
-  if (abn.kept_input) {
+  if constexpr (Kind::kept_input) {
     const float centered = (kept - c[0][v]) * c[1][v] + c[2][v];
     const float y = centered + c[3][v];
-    if (y > 0) {
-      return {grad, centered};
+    if constexpr (Kind::elu) {
+      return {y > 0 ? grad : grad * (p * exp_fast(y)), centered};
+    } else {
+      const float lower = abn.activation == Activation::relu ? 0.0f : grad * p;
+      return {y > 0 ? grad : lower, centered};
     }
-    if (abn.activation == Activation::relu) {
-      return {0, centered};
-    }
-    return {grad * (abn.activation == Activation::elu ? p * exp_fast(y) : p), centered};
   }
   float y = kept;
-  if (abn.activation == Activation::elu) {
+  if constexpr (Kind::elu) {
     const float ratio = kept * inverse;
     const float lowest = step_above_minus_one(stored) - 1.0f;
     y = kept > 0 ? kept : log_fast((ratio < lowest ? lowest : ratio) + 1.0f);

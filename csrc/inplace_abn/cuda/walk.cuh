@@ -19,22 +19,32 @@ struct Split {
   int all_slabs;  // of all images
 };
 
+// Whether a pass goes over a map from its end. The second of two does: what the first has read
+// last is what L2 still holds, and blocks start in the order of their indices. It lets go of what
+// it has read, so that what it writes does not displace what it is still to read.
+enum class Order { from_start, from_end };
+
 // The part of a thread: every `rows`-th pixel of first … end, in `width` channels.
 template <int width>
 struct Place {
+  Order order;
   int lane, row, rows;
+  int slab, group;  // of all images; of channels
   int64_t image, begin, first, end, channel;
   bool inside;
 
-  __device__ Place(const Split& split, const Map& map)
-      : lane(threadIdx.x % split.lanes),
+  __device__ Place(const Split& split, const Map& map, Order order)
+      : order(order),
+        lane(threadIdx.x % split.lanes),
         row(threadIdx.x / split.lanes),
         rows(threads / split.lanes),
-        image(blockIdx.x / split.slabs),
-        begin((int64_t)(blockIdx.x % split.slabs) * split.slab),
+        slab(order == Order::from_end ? gridDim.x - 1 - blockIdx.x : blockIdx.x),
+        group(order == Order::from_end ? gridDim.y - 1 - blockIdx.y : blockIdx.y),
+        image(slab / split.slabs),
+        begin((int64_t)(slab % split.slabs) * split.slab),
         first(begin + row),
         end(begin + split.slab < map.pixels ? begin + split.slab : map.pixels),
-        channel(((int64_t)blockIdx.y * split.lanes + lane) * width),
+        channel(((int64_t)group * split.lanes + lane) * width),
         inside(channel < map.channels) {}
 };
 
@@ -44,21 +54,55 @@ struct alignas(sizeof(T) * width) Vector {
   T values[width];
 };
 
+// value(v) of each, rounded.
+template <typename T, int width, typename Value>
+__device__ Vector<T, width> rounded(const Value& value) {
+  Vector<T, width> result;
+  if constexpr (width == 1) {
+    store(result.values, value(0));
+  } else {
+#pragma unroll
+    for (int v = 0; v < width; v += 2) {
+      store_pair(&result.values[v], value(v), value(v + 1));
+    }
+  }
+  return result;
+}
+
+// Floats of a thread's channels that are moved together.
+template <int width>
+constexpr int float_piece = width < 4 ? width : 4;
+
+// The pixels of a thread's channels; from the end, each stands for its mirror image in the slab.
 template <typename T, int width>
 class Column {
  public:
   __device__ Column(const Map& map, const Place<width>& place)
       : start_(static_cast<T*>(map.data) + place.image * map.stride_batch +
                place.channel * map.stride_channel),
-        stride_(map.stride_pixel) {}
+        stride_(map.stride_pixel),
+        order_(place.order) {
+    if (place.order == Order::from_end) {
+      start_ += (place.begin + place.end - 1) * stride_;
+      stride_ = -stride_;
+    }
+  }
 
-  __device__ Vector<T, width>& operator[](int64_t pixel) const {
-    return *reinterpret_cast<Vector<T, width>*>(start_ + pixel * stride_);
+  __device__ Vector<T, width> read(int64_t pixel) const {
+    return order_ == Order::from_end ? read_last(at(pixel)) : *at(pixel);
+  }
+  __device__ void write(int64_t pixel, const Vector<T, width>& values) const {
+    store_whole(at(pixel), values);
   }
 
  private:
+  __device__ Vector<T, width>* at(int64_t pixel) const {
+    return reinterpret_cast<Vector<T, width>*>(start_ + pixel * stride_);
+  }
+
   T* start_;
   int64_t stride_;
+  Order order_;
 };
 
 // Pixels of a thread that are loaded before any of them is worked on.

@@ -51,7 +51,7 @@ class Chunk {
 
   __device__ void write(const Values& from) const {
     if (whole()) {
-      *reinterpret_cast<Values*>(row_ + first_) = from;
+      store_whole(reinterpret_cast<Values*>(row_ + first_), from);
       return;
     }
 #pragma unroll
@@ -139,16 +139,17 @@ __global__ void __launch_bounds__(whole_threads) inplace_abn_whole_kernel(Forwar
     to[abn.x.channels] = variance < 0 ? 0 : variance;
     to[2 * abn.x.channels] = call.count;
   }
-  find_for_block<forward_kinds>(abn, abn.x.channels, 1, memory.found[0]);
+  find_for_block<forward_kinds, 1>(abn, abn.x.channels, 1, blockIdx.y, memory.found[0]);
   float c[forward_kinds][1];
   take_own(1, 0, memory.found[0], c);
   for (int at = threadIdx.x; at < call.rows.all; at += whole_threads) {
     Vector<T, widest<T>> x = kept[at];
-#pragma unroll
-    for (int v = 0; v < widest<T>; ++v) {
-      const float y = (to_float(x.values[v]) - c[0][0]) * c[1][0] + c[2][0];
-      store(&x.values[v], activate(abn.activation, abn.parameter, y));
-    }
+    with_kind(abn, [&](auto kind) {
+      x = rounded<T, widest<T>>([&](int v) {
+        const float y = (to_float(x.values[v]) - c[0][0]) * c[1][0] + c[2][0];
+        return activate(kind, abn, y);
+      });
+    });
     Chunk<T>(abn.z, call.rows, at).write(x);
   }
 }
@@ -172,7 +173,7 @@ __global__ void __launch_bounds__(whole_threads)
     Chunk<T>(abn.kept, call.rows, at).start_copy(&kept[at]);
   }
   commit_copies();
-  find_for_block<recovery_kinds>(abn, abn.kept.channels, 1, memory.found[0]);
+  find_for_block<recovery_kinds, 1>(abn, abn.kept.channels, 1, blockIdx.y, memory.found[0]);
   float recovery[recovery_kinds][1];
   take_own(1, 0, memory.found[0], recovery);
   wait_for_copies<0>();
@@ -181,13 +182,15 @@ __global__ void __launch_bounds__(whole_threads)
   for (int at = threadIdx.x; at < call.rows.all; at += whole_threads) {
     const Vector<T, widest<T>> grad = grads[at];
     const Vector<T, widest<T>> z = kept[at];
+    with_kind(abn, [&](auto kind) {
 #pragma unroll
-    for (int v = 0; v < widest<T>; ++v) {  // gradients of 0 at the ends of rows add nothing
-      const Recovered value =
-          recover(abn, call.inverse, to_float(grad.values[v]), z.values[v], recovery, 0);
-      sum += value.grad;
-      product += value.grad * value.centered;
-    }
+      for (int v = 0; v < widest<T>; ++v) {  // gradients of 0 at the ends of rows add nothing
+        const Recovered value =
+            recover(kind, abn, call.inverse, to_float(grad.values[v]), z.values[v], recovery, 0);
+        sum += value.grad;
+        product += value.grad * value.centered;
+      }
+    });
   }
   sum = block_sum(sum, memory.warps[0]);
   product = block_sum(product, memory.warps[1]);
@@ -195,19 +198,20 @@ __global__ void __launch_bounds__(whole_threads)
     abn.sums[blockIdx.y] = sum;
     abn.sums[abn.kept.channels + blockIdx.y] = product;
   }
-  find_for_block<backward_kinds>(abn, abn.kept.channels, 1, memory.found[1]);
+  find_for_block<backward_kinds, 1>(abn, abn.kept.channels, 1, blockIdx.y, memory.found[1]);
   float c[backward_kinds][1];
   take_own(1, 0, memory.found[1], c);
   for (int at = threadIdx.x; at < call.rows.all; at += whole_threads) {
     const Vector<T, widest<T>> grad = grads[at];
     const Vector<T, widest<T>> z = kept[at];
     Vector<T, widest<T>> result;
-#pragma unroll
-    for (int v = 0; v < widest<T>; ++v) {
-      const Recovered value =
-          recover(abn, call.inverse, to_float(grad.values[v]), z.values[v], c, 0);
-      store(&result.values[v], c[4][0] * value.grad + c[5][0] * value.centered + c[6][0]);
-    }
+    with_kind(abn, [&](auto kind) {
+      result = rounded<T, widest<T>>([&](int v) {
+        const Recovered value =
+            recover(kind, abn, call.inverse, to_float(grad.values[v]), z.values[v], c, 0);
+        return c[4][0] * value.grad + c[5][0] * value.centered + c[6][0];
+      });
+    });
     Chunk<T>(abn.grad_x, call.rows, at).write(result);
   }
 }

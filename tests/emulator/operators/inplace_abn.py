@@ -214,8 +214,8 @@ MUTANTS = [
         "all rows write the sums of a slab",
         "race",
         RACE_WRITE,
-        "  if (place.inside && place.row == 0) {\n#pragma unroll\n    for (int v",
-        "  if (place.inside) {\n#pragma unroll\n    for (int v",
+        "  if (place.inside && place.row == 0) {\n    float* const sum",
+        "  if (place.inside) {\n    float* const sum",
     ),
     Mutant(
         "channels beyond the last",
@@ -228,8 +228,8 @@ MUTANTS = [
         "gradients of pixels beyond the last",
         "asan",
         ASAN,
-        "values[0][i] = grads[pixel < place.end ? pixel : first];",
-        "values[0][i] = grads[pixel];",
+        "values[0][i] = grads.read(pixel < place.end ? pixel : first);",
+        "values[0][i] = grads.read(pixel);",
     ),
     Mutant(
         "the last slab counted as a whole one",
@@ -242,8 +242,8 @@ MUTANTS = [
         "another pixel counted for those beyond the end",
         "plain",
         VALUES,
-        "x[pixel < place.end ? pixel : place.begin];",
-        "x[pixel < place.end ? pixel : first];",
+        "x.read(pixel < place.end ? pixel : place.begin);",
+        "x.read(pixel < place.end ? pixel : first);",
     ),
     Mutant(
         "slope of the wrong side at an output of zero",
@@ -267,6 +267,14 @@ MUTANTS = [
         VALUES,
         "(ratio < lowest ? lowest : ratio)",
         "ratio + 0 * lowest",
+        "inplace_abn/cuda/values.cuh",
+    ),
+    Mutant(
+        "numbers of the channels of another block",
+        "plain",
+        VALUES,
+        "group * lanes + pieces % lanes",
+        "(int64_t)blockIdx.y * lanes + pieces % lanes",
         "inplace_abn/cuda/values.cuh",
     ),
     Mutant(
