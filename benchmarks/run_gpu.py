@@ -30,7 +30,8 @@ import torch
 HERE = Path(__file__).parent
 TESTS = [sys.executable, "-m", "pytest", "-rfEs", "--tb=short", "--show-capture=no"]
 # what is right comes before how it behaves
-ALL_TESTS = ["-vv", *(f"tests/gpu/test_{name}.py" for name in ("values", "behaviour", "fastest"))]
+ORDER = ("primitives", "values", "behaviour", "fastest")
+ALL_TESTS = ["-vv", *(f"tests/gpu/test_{name}.py" for name in ORDER)]
 RACES_AND_BOUNDS = ["tests/gpu/test_values.py", "-k", "small and cuda"]
 WORKERS = "8"  # one GPU waits for the compilers of many
 ONE_COMPILER = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "2"}  # for each of them

@@ -65,6 +65,12 @@ struct Fragments {
   Piece row;
 };
 
+float number_of(uint16_t bits, bool is_bfloat16);
+
+// Of a product on tensor cores: in double, and rounded once, towards zero as they do it. Their
+// order is their own.
+float rounded_sum(double sum);
+
 void combine_mma_bfloat16(void* const* lanes);
 void combine_mma_float16(void* const* lanes);
 void combine_mma_tf32(void* const* lanes);

@@ -6,16 +6,9 @@ namespace openseg::emulator {
 namespace {
 
 float half_of(uint32_t pair, int index, bool is_bfloat16) {
-  const uint16_t bits = (uint16_t)(pair >> 16 * index);
-  return is_bfloat16 ? float_from_bits((uint32_t)bits << 16) : to_float(float16{bits});
+  return number_of((uint16_t)(pair >> 16 * index), is_bfloat16);
 }
 
-float towards_zero(double sum) {
-  const float nearest = (float)sum;
-  return std::fabs((double)nearest) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
-}
-
-// Sums in double and rounds once, towards zero as tensor cores do, whose order is their own.
 template <int depth>
 void multiply(void* const* lanes, const double (&a)[16][depth], const double (&b)[depth][8]) {
   for (int lane = 0; lane < 32; ++lane) {
@@ -25,7 +18,7 @@ void multiply(void* const* lanes, const double (&a)[16][depth], const double (&b
       for (int k = 0; k < depth; ++k) {
         sum += a[lane / 4 + 8 * (e / 2)][k] * b[k][2 * (lane % 4) + e % 2];
       }
-      mine.d[e] = towards_zero(sum);
+      mine.d[e] = rounded_sum(sum);
     }
   }
 }
@@ -70,6 +63,15 @@ void combine_rows(void* const* lanes, bool transposed) {
 }
 
 }  // namespace
+
+float number_of(uint16_t bits, bool is_bfloat16) {
+  return is_bfloat16 ? float_from_bits((uint32_t)bits << 16) : to_float(float16{bits});
+}
+
+float rounded_sum(double sum) {
+  const float nearest = (float)sum;
+  return std::fabs((double)nearest) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
+}
 
 void combine_mma_bfloat16(void* const* lanes) {
   combine_mma(lanes, true);

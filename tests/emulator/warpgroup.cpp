@@ -40,10 +40,6 @@ int warp_number() {
   return (int)threadIdx.x / lanes;
 }
 
-float number(uint16_t bits, bool is_bfloat16) {
-  return is_bfloat16 ? float_from_bits((uint32_t)bits << 16) : to_float(float16{bits});
-}
-
 // use(numbers, row, column) for the pieces of a factor.
 template <typename Use>
 void for_pieces(const Factor& factor, int first_row, int row_count, int columns, const Use& use) {
@@ -82,7 +78,6 @@ void lose(float* d, int tiles) {
   std::fill_n(d, 4 * tiles, float_from_bits(~0u));
 }
 
-// Sums in double and rounds once; tensor cores add in an order of their own.
 void finish(const Pending& done) {
   const GroupProduct& product = done.product;
   static float a[rows][depth];
@@ -92,13 +87,13 @@ void finish(const Pending& done) {
   }
   for_pieces_of_left(product, [&](const uint16_t* numbers, int row, int column) {
     for (int i = 0; i < piece; ++i) {
-      a[row][column + i] = number(numbers[i], product.is_bfloat16);
+      a[row][column + i] = number_of(numbers[i], product.is_bfloat16);
     }
   });
   for_pieces_of_right(product, [&](const uint16_t* numbers, int row, int column) {
     for (int i = 0; i < piece; ++i) {
       (product.over_rows ? b[row][column + i] : b[column + i][row]) =
-          number(numbers[i], product.is_bfloat16);
+          number_of(numbers[i], product.is_bfloat16);
     }
   });
   for (int row = 0; row < rows; ++row) {
@@ -111,7 +106,7 @@ void finish(const Pending& done) {
     for (int column = 0; column < 8 * product.tiles; ++column) {
       const int lane = row % 8 * 4 + column % 8 / 2;
       const int e = column / 8 * 4 + row / 8 * 2 + column % 2;
-      done.d[lane][e] = (float)((product.add ? done.base[lane][e] : 0) + sums[column]);
+      done.d[lane][e] = rounded_sum((product.add ? done.base[lane][e] : 0) + sums[column]);
     }
   }
 }
