@@ -126,7 +126,7 @@ __device__ void store_rows(const Map& map, const TileStart& start, T* tile) {
     const MapPiece<T> piece = *place.in(tile);
     T* const at = to + place.offset(map);
     if (pieces && numbers > 0) {
-      *reinterpret_cast<MapPiece<T>*>(at) = piece;
+      store_whole(reinterpret_cast<MapPiece<T>*>(at), piece);
       continue;
     }
 #pragma unroll

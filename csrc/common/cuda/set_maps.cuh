@@ -154,7 +154,7 @@ __device__ void write_row(const Source& to, int image, int at, int first_channel
         transpose_words(vector);
         const int channel = first_channel + (tile + position) * 8;
         if (inside && channel < map.channels) {
-          *reinterpret_cast<Vector*>(&pixel[channel]) = vector;
+          store_whole(reinterpret_cast<Vector*>(&pixel[channel]), vector);
         }
       }
       return;
