@@ -15,8 +15,9 @@ multiprocessor, the least that each of these would take alone at the rates of an
 
 Whatever else a kernel does, it takes as long as the greatest. The L2 cache is the share that two
 multiprocessors have in 50 MB; it sees one block after the other, and loses what was used longest
-ago, or what was said to be read for the last time. `--lines` shows where most of the traffic of
-memory and of L2, of the wavefronts and of the conflicts comes from.
+ago, or what was said to be read for the last time: too little for self_attention, whose maps all
+multiprocessors share. `--lines` shows where most of the traffic of memory and of L2, of the
+wavefronts and of the conflicts comes from.
 """
 
 import argparse
