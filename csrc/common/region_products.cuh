@@ -63,6 +63,40 @@ struct PixelShares {
   }
 };
 
+// The turns of a block: some steps for each tile of its pixels. Once what a step needs is there,
+// what the next one needs is sent for, to the other of two stages: send(stage, first pixel, step).
+template <typename Send>
+class Turns {
+ public:
+  __device__ Turns(const int& count, const int& tile, const int& end, const Send& send)
+      : count_(count), tile_(tile), end_(end), send_(send) {}
+
+  // Starts this step of the tile from pixel `first`; -1 comes before the first step.
+  __device__ void start(int first, int step) {
+    wait_for_copies<0>();
+    sync_block();
+    const int next_stage = stage_;
+    stage_ = 1 - stage_;
+    if (++step == count_) {
+      step = 0;
+      first += tile_;
+    }
+    if (first < end_) {
+      send_(next_stage, first, step);
+      commit_copies();
+    }
+  }
+
+  __device__ int stage() const { return stage_; }
+
+ private:
+  const int& count_;
+  const int& tile_;
+  const int& end_;
+  const Send& send_;
+  int stage_ = 0;
+};
+
 // Shared memory of a block: two stages of tiles, one of which is on its way while the other is
 // used, and perhaps [pixels, regions] weights.
 template <typename T, int regions, int row_tiles>

@@ -62,59 +62,58 @@ __device__ void wait_for_products(Results&... results) {
 #define OPENSEG_RESULTS_16(d, i)                                                     \
   OPENSEG_RESULTS_4(d, i), OPENSEG_RESULTS_4(d, i + 1), OPENSEG_RESULTS_4(d, i + 2), \
       OPENSEG_RESULTS_4(d, i + 3)
-#define OPENSEG_FACTORS(a, b, add, over_rows) \
-  "r"(a.low()), "r"(b.low()), "n"(Factor::high()), "r"((int)(add)), "n"((int)(over_rows))
+#define OPENSEG_FIRST_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define OPENSEG_FIRST_64                                                             \
+  OPENSEG_FIRST_16                                                                   \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// The strings name what comes behind the results: the halves of both descriptors, whether to add,
+// and whether b is over rows.
+#define OPENSEG_MULTIPLY(columns, type, results, A, B, HIGH, ADD, ROWS, ...)                     \
+  asm volatile("{\n.reg .pred add;\n.reg .b64 a, b;\nsetp.ne.b32 add, " ADD                      \
+               ", 0;\n"                                                                          \
+               "mov.b64 a, {" A ", " HIGH "};\nmov.b64 b, {" B ", " HIGH                         \
+               "};\n"                                                                            \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" results \
+               "}, a, b, add, 1, 1, 0, " ROWS ";\n}"                                             \
+               : __VA_ARGS__                                                                     \
+               : "r"(a.low()), "r"(b.low()), "n"(Factor::high()), "r"((int)add),                 \
+                 "n"((int)over_rows)                                                             \
+               : "memory")
+#define OPENSEG_MULTIPLY_32(type)                                                   \
+  OPENSEG_MULTIPLY("32", type, OPENSEG_FIRST_16, "%16", "%17", "%18", "%19", "%20", \
+                   OPENSEG_RESULTS_16(d, 0))
+#define OPENSEG_MULTIPLY_128(type)                                                               \
+  OPENSEG_MULTIPLY("128", type, OPENSEG_FIRST_64, "%64", "%65", "%66", "%67", "%68",             \
+                   OPENSEG_RESULTS_16(d, 0), OPENSEG_RESULTS_16(d, 4), OPENSEG_RESULTS_16(d, 8), \
+                   OPENSEG_RESULTS_16(d, 12))
 
 // d = a b, or d += a b where `add`: a has 64 rows, b 8 * tiles columns, and the depth is 16. T is
 // bfloat16 or float16. Warp w of the four has rows 16w … of d, of which a lane holds tiles as of
 // mma in device_cuda.cuh. Rows of a, and of b unless `over_rows`, are rows or columns of the
 // product, and the depth is along them; else rows of b are along the depth.
-template <typename T, bool over_rows>
-__device__ void multiply_async(float (&d)[4][4], Factor a, Factor b, bool add) {
-#define OPENSEG_MULTIPLY(type)                                                     \
-  asm volatile(                                                                    \
-      "{\n.reg .pred add;\n.reg .b64 a, b;\n"                                      \
-      "mov.b64 a, {%16, %18};\nmov.b64 b, {%17, %18};\nsetp.ne.b32 add, %19, 0;\n" \
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                  \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15},"   \
-      " a, b, add, 1, 1, 0, %20;\n}"                                               \
-      : OPENSEG_RESULTS_16(d, 0)                                                   \
-      : OPENSEG_FACTORS(a, b, add, over_rows)                                      \
-      : "memory")
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    OPENSEG_MULTIPLY("bf16");
+template <typename T, bool over_rows, int tiles>
+__device__ void multiply_async(float (&d)[tiles][4], Factor a, Factor b, bool add) {
+  static_assert(tiles == 4 || tiles == 16);
+  constexpr bool is_bfloat16 = std::is_same_v<T, bfloat16>;
+  if constexpr (tiles == 4 && is_bfloat16) {
+    OPENSEG_MULTIPLY_32("bf16");
+  } else if constexpr (tiles == 4) {
+    OPENSEG_MULTIPLY_32("f16");
+  } else if constexpr (is_bfloat16) {
+    OPENSEG_MULTIPLY_128("bf16");
   } else {
-    OPENSEG_MULTIPLY("f16");
+    OPENSEG_MULTIPLY_128("f16");
   }
-#undef OPENSEG_MULTIPLY
-}
-
-template <typename T, bool over_rows>
-__device__ void multiply_async(float (&d)[16][4], Factor a, Factor b, bool add) {
-#define OPENSEG_MULTIPLY(type)                                                        \
-  asm volatile(                                                                       \
-      "{\n.reg .pred add;\n.reg .b64 a, b;\n"                                         \
-      "mov.b64 a, {%64, %66};\nmov.b64 b, {%65, %66};\nsetp.ne.b32 add, %67, 0;\n"    \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                    \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15,"       \
-      " %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30,"   \
-      " %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45,"   \
-      " %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60,"   \
-      " %61, %62, %63}, a, b, add, 1, 1, 0, %68;\n}"                                  \
-      : OPENSEG_RESULTS_16(d, 0), OPENSEG_RESULTS_16(d, 4), OPENSEG_RESULTS_16(d, 8), \
-        OPENSEG_RESULTS_16(d, 12)                                                     \
-      : OPENSEG_FACTORS(a, b, add, over_rows)                                         \
-      : "memory")
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    OPENSEG_MULTIPLY("bf16");
-  } else {
-    OPENSEG_MULTIPLY("f16");
-  }
-#undef OPENSEG_MULTIPLY
 }
 
 #undef OPENSEG_RESULTS_4
 #undef OPENSEG_RESULTS_16
-#undef OPENSEG_FACTORS
+#undef OPENSEG_FIRST_16
+#undef OPENSEG_FIRST_64
+#undef OPENSEG_MULTIPLY
+#undef OPENSEG_MULTIPLY_32
+#undef OPENSEG_MULTIPLY_128
 
 }  // namespace openseg

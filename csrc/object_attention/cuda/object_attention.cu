@@ -66,39 +66,27 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   const int key_tiles = (int)ceil_div(call.key.channels, channels);
   const int steps = key_tiles + (int)ceil_div(call.value.channels, channels);
 
-  // Once the tiles of a step are there, those of the next are sent for.
-  int stage = 0;
-  const auto turn = [&](int first, int step) {
-    wait_for_copies<0>();
-    sync_block();
-    const int next_stage = stage;
-    stage = 1 - stage;
-    if (++step == steps) {
-      step = 0;
-      first += call.shares.tile;
+  const auto send = [&](int stage, int first, int step) {
+    const bool values = step >= key_tiles;
+    const int64_t channel = (int64_t)(values ? step - key_tiles : step) * channels;
+    if (!values) {
+      load_tile(block.pixel_tile(stage), call.query, {batch, first, channel},
+                block.rows(first, end));
     }
-    if (first < end) {
-      const bool values = step >= key_tiles;
-      const int64_t channel = (int64_t)(values ? step - key_tiles : step) * channels;
-      if (!values) {
-        load_tile(block.pixel_tile(next_stage), call.query, {batch, first, channel},
-                  block.rows(first, end));
-      }
-      load_tile(block.vector_tile(next_stage), values ? call.value : call.key, {batch, 0, channel},
-                padded_regions(count));
-      commit_copies();
-    }
+    load_tile(block.vector_tile(stage), values ? call.value : call.key, {batch, 0, channel},
+              padded_regions(count));
   };
-
-  turn(begin, -1);
+  Turns turns(steps, call.shares.tile, end, send);
+  turns.start(begin, -1);
   for (int first = begin; first < end; first += call.shares.tile) {
     const int tile_rows = block.rows(first, end);
     const bool has_pixels = block.own_row() < tile_rows;
     float scores[rows][regions / 8][4] = {};
     for (int step = 0; step < key_tiles; ++step) {
-      turn(first, step);
+      turns.start(first, step);
       if (has_pixels) {
-        add_scores(scores, block.own_pixels(stage), block.vector_tile(stage), count);
+        add_scores(scores, block.own_pixels(turns.stage()), block.vector_tile(turns.stage()),
+                   count);
       }
     }
     uint32_t weights[rows][regions / step_depth<T>][4];
@@ -111,11 +99,12 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
       left_factors<T>(weights[r], scores[r]);
     }
     for (int step = key_tiles; step < steps; ++step) {
-      turn(first, step);
+      turns.start(first, step);
       if (has_pixels) {
         write_mixed(call.out,
                     {batch, first + block.own_row(), (int64_t)(step - key_tiles) * channels},
-                    block.own_pixels(stage), weights, norms, block.vector_tile(stage), count);
+                    block.own_pixels(turns.stage()), weights, norms,
+                    block.vector_tile(turns.stage()), count);
       }
     }
   }
@@ -285,40 +274,29 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   const int& value_tiles = call.value_tiles;
   Sums sums(call);
 
-  // Once the tiles of a step are there, those of the next are sent for. The key is needed twice:
-  // for the scores, and for the gradients of query and key.
-  int stage = 0;
-  const auto turn = [&](int first, int step) {
-    wait_for_copies<0>();
-    sync_block();
-    const int next_stage = stage;
-    stage = 1 - stage;
-    if (++step == 2 * key_tiles + value_tiles) {
-      step = 0;
-      first += call.shares.tile;
-    }
-    if (first < end) {
-      const bool values = step >= key_tiles && step < key_tiles + value_tiles;
-      const int before = values ? key_tiles : step < key_tiles ? 0 : key_tiles + value_tiles;
-      const int64_t channel = (int64_t)(step - before) * channels;
-      load_tile(block.pixel_tile(next_stage), values ? maps.out : maps.query,
-                {batch, first, channel}, block.rows(first, end));
-      load_tile(block.vector_tile(next_stage), values ? maps.value : maps.key, {batch, 0, channel},
-                padded);
-      commit_copies();
-    }
+  // The key is needed twice: for the scores, and for the gradients of query and key.
+  const int steps = 2 * key_tiles + value_tiles;
+  const auto send = [&](int stage, int first, int step) {
+    const bool values = step >= key_tiles && step < key_tiles + value_tiles;
+    const int before = values ? key_tiles : step < key_tiles ? 0 : key_tiles + value_tiles;
+    const int64_t channel = (int64_t)(step - before) * channels;
+    load_tile(block.pixel_tile(stage), values ? maps.out : maps.query, {batch, first, channel},
+              block.rows(first, end));
+    load_tile(block.vector_tile(stage), values ? maps.value : maps.key, {batch, 0, channel},
+              padded);
   };
-
-  turn(begin, -1);
+  Turns turns(steps, call.shares.tile, end, send);
+  turns.start(begin, -1);
   for (int first = begin; first < end; first += call.shares.tile) {
     const int tile_rows = block.rows(first, end);
     const bool has_pixels = block.own_row() < tile_rows;
     const bool is_first = first == begin;
     float scores[rows][regions / 8][4] = {};  // then the gradients of their softmax
     for (int step = 0; step < key_tiles; ++step) {
-      turn(first, step);
+      turns.start(first, step);
       if (has_pixels) {
-        add_scores(scores, block.own_pixels(stage), block.vector_tile(stage), count);
+        add_scores(scores, block.own_pixels(turns.stage()), block.vector_tile(turns.stage()),
+                   count);
       }
     }
 #pragma unroll
@@ -332,15 +310,16 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
       }
     }
     for (int tile = 0; tile < value_tiles; ++tile) {
-      turn(first, key_tiles + tile);
+      turns.start(first, key_tiles + tile);
       if (tile == 0) {
         clear(scores);  // no earlier: till here their registers are free
       }
       if (has_pixels) {
-        add_scores(scores, block.own_pixels(stage), block.vector_tile(stage), count);
+        add_scores(scores, block.own_pixels(turns.stage()), block.vector_tile(turns.stage()),
+                   count);
       }
       sums.template add<Sums::few_squares>(key_tiles + tile, is_first, block,
-                                           block.pixel_tile(stage), tile_rows);
+                                           block.pixel_tile(turns.stage()), tile_rows);
     }
     const int own_count = has_pixels ? count : 0;
     float means[rows][2] = {};
@@ -363,13 +342,14 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
       scales[r][0] = scales[r][1] = maps.scale;
     }
     for (int tile = 0; tile < key_tiles; ++tile) {
-      turn(first, key_tiles + value_tiles + tile);
-      sums.template add<Sums::most_squares>(tile, is_first, block, block.pixel_tile(stage),
+      turns.start(first, key_tiles + value_tiles + tile);
+      sums.template add<Sums::most_squares>(tile, is_first, block, block.pixel_tile(turns.stage()),
                                             tile_rows);
       sync_block();  // the query has been read
       if (has_pixels) {
         write_mixed(call.grad_query, {batch, first + block.own_row(), (int64_t)tile * channels},
-                    block.own_pixels(stage), grads, scales, block.vector_tile(stage), count);
+                    block.own_pixels(turns.stage()), grads, scales,
+                    block.vector_tile(turns.stage()), count);
       }
     }
   }

@@ -337,30 +337,17 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   const int tiles = (int)ceil_div(call.grad_out.channels, channels);
   const float* const statistics = call.forward.statistics + batch * 2 * count;
 
-  // Once the tiles of a step are there, those of the next are sent for.
-  int stage = 0;
-  const auto turn = [&](int first, int step) {
-    wait_for_copies<0>();
-    sync_block();
-    const int next_stage = stage;
-    stage = 1 - stage;
-    if (++step == 2 * tiles) {
-      step = 0;
-      first += call.shares.tile;
+  const int steps = 2 * tiles;
+  const auto send = [&](int stage, int first, int step) {
+    const int64_t channel = (int64_t)(step % tiles) * channels;
+    if (step < tiles) {
+      load_tile(block.pixel_tile(stage), call.forward.features, {batch, first, channel},
+                block.rows(first, end));
     }
-    if (first < end) {
-      const int64_t channel = (int64_t)(step % tiles) * channels;
-      if (step < tiles) {
-        load_tile(block.pixel_tile(next_stage), call.forward.features, {batch, first, channel},
-                  block.rows(first, end));
-      }
-      load_tile(block.vector_tile(next_stage), call.grad_out, {batch, 0, channel},
-                padded_regions(count));
-      commit_copies();
-    }
+    load_tile(block.vector_tile(stage), call.grad_out, {batch, 0, channel}, padded_regions(count));
   };
-
-  turn(begin, -1);
+  Turns turns(steps, call.shares.tile, end, send);
+  turns.start(begin, -1);
   for (int first = begin; first < end; first += call.shares.tile) {
     const int tile_rows = block.rows(first, end);
     const bool has_pixels = block.own_row() < tile_rows;
@@ -373,9 +360,10 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
     }
     float products[rows][regions / 8][4] = {};
     for (int step = 0; step < tiles; ++step) {
-      turn(first, step);
+      turns.start(first, step);
       if (has_pixels) {
-        add_scores(products, block.own_pixels(stage), block.vector_tile(stage), count);
+        add_scores(products, block.own_pixels(turns.stage()), block.vector_tile(turns.stage()),
+                   count);
       }
     }
     uint32_t factors[rows][regions / step_depth<T>][4];
@@ -384,7 +372,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
       for (int r = 0; r < rows; ++r) {
         T* const part = weights + 16 * r * block.weights_stride();
         write_logit_gradients(call, {batch, own + 16 * r, 0}, part, block.weights_stride(),
-                              block.own_pixels(stage), products[r]);
+                              block.own_pixels(turns.stage()), products[r]);
         get_rows(products[r], part, block.weights_stride(), count);
       }
     }
@@ -395,10 +383,11 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
       units[r][0] = units[r][1] = weight_unit;
     }
     for (int step = tiles; step < 2 * tiles; ++step) {
-      turn(first, step);
+      turns.start(first, step);
       if (has_pixels) {
         write_mixed(call.grad_features, {batch, own, (int64_t)(step - tiles) * channels},
-                    block.own_pixels(stage), factors, units, block.vector_tile(stage), count);
+                    block.own_pixels(turns.stage()), factors, units,
+                    block.vector_tile(turns.stage()), count);
       }
     }
   }
