@@ -160,14 +160,9 @@ MUTANTS = [
         "no barrier between the steps",
         "race",
         RACE_READ,
-        "  // for the scores, and for the gradients of query and key.\n"
-        "  int stage = 0;\n"
-        "  const auto turn = [&](int first, int step) {\n"
-        "    wait_for_copies<0>();\n"
-        "    sync_block();\n",
-        "  int stage = 0;\n"
-        "  const auto turn = [&](int first, int step) {\n"
-        "    wait_for_copies<0>();\n",
+        "    wait_for_copies<0>();\n    sync_block();\n    const int next_stage",
+        "    wait_for_copies<0>();\n    const int next_stage",
+        "common/region_products.cuh",
     ),
     Mutant(
         "blocks that share their sums",
@@ -180,11 +175,9 @@ MUTANTS = [
         "copies not waited for",
         "asan",
         ASAN,
-        "  // Once the tiles of a step are there, those of the next are sent for.\n"
-        "  int stage = 0;\n"
-        "  const auto turn = [&](int first, int step) {\n"
-        "    wait_for_copies<0>();\n",
-        "  int stage = 0;\n  const auto turn = [&](int first, int step) {\n",
+        "    wait_for_copies<0>();\n    sync_block();\n    const int next_stage",
+        "    sync_block();\n    const int next_stage",
+        "common/region_products.cuh",
     ),
     Mutant(
         "gradients of regions that are not there",
@@ -204,8 +197,9 @@ MUTANTS = [
         "pixels of another tile in the sums",
         "plain",
         VALUES,
-        "block.pixel_tile(stage),\n                                            tile_rows);",
-        "block.pixel_tile(stage),\n                                            call.shares.tile);",
+        "block.pixel_tile(turns.stage()),\n                                            tile_rows);",
+        "block.pixel_tile(turns.stage()),\n"
+        "                                            call.shares.tile);",
     ),
     Mutant(
         "regions that are not there in the softmax",
