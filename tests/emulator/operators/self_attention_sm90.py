@@ -9,8 +9,9 @@ from tests.emulator.operators.interlaced_attention import long_sets
 from tests.emulator.operators.self_attention import whole_image
 
 CASES = [
-    Case(1, 256, 256, whole_image(13, 15), shared=True, scale=0.1),
-    Case(1, 200, 248, whole_image(16, 16), "float16", shared=True, sliced=True, scale=-0.1),
+    # Tiles begin at every place of the ring.
+    Case(1, 256, 256, whole_image(15, 30), shared=True, scale=0.1),
+    Case(1, 200, 248, whole_image(14, 14), "float16", shared=True, sliced=True, scale=-0.1),
     # Two sets, and scores so low that exp(-score) overflows.
     Case(1, 256, 200, long_sets(15, 26, 1, 2), shared=True, mean=1.0, scale=-0.5),
 ]
