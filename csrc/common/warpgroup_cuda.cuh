@@ -4,6 +4,12 @@
 
 namespace openseg {
 
+// Of the thread. The compiler sees that a warp has one, and keeps factors that depend on it in
+// uniform registers, where products take them from.
+__device__ inline int warpgroup_index() {
+  return __shfl_sync(0xffffffffu, (int)threadIdx.x / warpgroup_size, 0);
+}
+
 // Of products in shared memory.
 class Factor {
  public:

@@ -49,6 +49,10 @@ bool products_under_way();  // of the calling thread
 
 }  // namespace emulator
 
+inline int warpgroup_index() {
+  return (int)threadIdx.x / 128;
+}
+
 void show_to_products();
 void start_products(int line = __builtin_LINE());
 void commit_products(int line = __builtin_LINE());

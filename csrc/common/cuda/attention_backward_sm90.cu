@@ -103,7 +103,6 @@ class Backward {
 
       wait_for_copies<0>();
       wait_for_products<1>();
-      note_others(tile);
       meet();
       load(5, call_.map, tile, 1);
       load(6, call_.value, tile + 2, 0);
@@ -112,6 +111,7 @@ class Backward {
       multiply_channels<1>(key_products, own_value, ring(3));
       multiply_channels<0>(scores, own_map, ring(4));
       commit_products();
+      note_others(tile);
 
       wait_for_copies<0>();
       meet();
@@ -126,7 +126,7 @@ class Backward {
       weigh_as_keys(key_products, scores);
       meet();
       start_products();
-      multiply_pixels(grad_value, memory_.weights, ring(2 + group()));
+      multiply_pixels(grad_value, memory_.weights, ring(2 + group_));
       commit_products();
 
       weigh_as_queries(key_products, query_products, scores, tile);
@@ -136,7 +136,7 @@ class Backward {
       load(1, call_.grad_out, tile + 1, 0);
       commit_copies();
       start_products();
-      multiply_pixels(grad_map, memory_.grad_weights, ring(4 + group()));
+      multiply_pixels(grad_map, memory_.grad_weights, ring(4 + group_));
       commit_products();
 
       wait_for_products<1>();
@@ -154,8 +154,6 @@ class Backward {
   }
 
  private:
-  __device__ static int group() { return warp_index() / 4; }
-
   // body(column tile, number) for all scores of the lane.
   template <typename Body>
   __device__ static void for_scores(const Body& body) {
@@ -166,8 +164,8 @@ class Backward {
   }
 
   __device__ static int row(int e) { return warp_index() % 4 * 16 + lane_index() / 4 + e / 2 * 8; }
-  __device__ static int column(int i, int e) {
-    return group() * group_columns + i * 8 + lane_index() % 4 * 2 + e % 2;
+  __device__ int column(int i, int e) const {
+    return group_ * group_columns + i * 8 + lane_index() % 4 * 2 + e % 2;
   }
 
   // Half `index` of six in the ring: two each of the next tile's values, gradients and pixels. 6
@@ -223,20 +221,21 @@ class Backward {
   template <typename Rows>
   __device__ void copy_half(T* to, const Source& source, const Rows& rows, int half) const {
     const Map& map = source.map;
-    const T* const start = static_cast<const T*>(map.data) + place_.image() * map.stride_batch;
-    const int thread = thread_anew();
+    const unsigned thread = thread_anew();
     const int column = thread % 8 * 8;
+    const int first = half * half_channels + column;
+    const int left = (int)map.channels - first;
+    const T* const start =
+        static_cast<const T*>(map.data) + place_.image() * map.stride_batch + first;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = thread / 8 + i * tile_pixels / 2;
       const int pixel = rows(row);
+      const T* const from = start + (int64_t)(pixel < 0 ? 0 : pixel) * (int)map.stride_pixel;
 #pragma unroll
       for (int block = 0; block < 2; ++block) {
-        const int channel = half * half_channels + block * block_columns + column;
-        const bool there = pixel >= 0 && channel < map.channels;
-        const int64_t offset = (int64_t)pixel * (int)map.stride_pixel + channel;
-        copy_async(to + block * block_numbers + swizzled(row, column), start + (there ? offset : 0),
-                   there);
+        copy_async(to + block * block_numbers + swizzled(row, column), from + block * block_columns,
+                   pixel >= 0 && block * block_columns < left);
       }
     }
   }
@@ -272,7 +271,7 @@ class Backward {
   template <int half>
   __device__ void multiply_channels(Scores& products, OwnMap map, const T* streamed) const {
     const Factor left(own(map, half));
-    const Factor right(streamed + group() * group_columns * block_columns);
+    const Factor right(streamed + group_ * group_columns * block_columns);
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
 #pragma unroll
@@ -328,13 +327,14 @@ class Backward {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       write_row<T>(to, place_.image(), place_.pixel(place_.own(row(2 * half))),
-                   group() * half_channels, sums, half, factor);
+                   group_ * half_channels, sums, half, factor);
     }
   }
 
   const BackwardCall& call_;
   const Memory<T> memory_;
   const Place<tile_pixels> place_;
+  const int group_ = warpgroup_index();
   int at_ = 0;  // of the first of six halves in the ring
 };
 

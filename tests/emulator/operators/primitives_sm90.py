@@ -75,7 +75,7 @@ MUTANTS = [
     Mutant(
         "blocks that start anywhere",
         "plain",
-        VALUES,
+        f"{VALUES}|a factor has changed",
         "shared.take<T>(size * size, block_bytes)",
         "shared.take<T>(size * size)",
     ),

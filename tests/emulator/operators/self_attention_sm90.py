@@ -43,7 +43,7 @@ MUTANTS = [
         "both groups at the same pixels",
         "plain",
         VALUES,
-        "streamed + group() * group_columns * block_columns",
+        "streamed + group_ * group_columns * block_columns",
         "streamed",
         BACKWARD,
     ),
