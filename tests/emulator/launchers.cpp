@@ -1,29 +1,16 @@
 // SPDX-License-Identifier: MIT
 // The launchers under C names, for ctypes. An exception becomes its text; null is success.
 #include <cstring>
-#include <exception>
 #include <new>
-#include <string>
 
 #include "common/cuda/attention.h"
 #include "confusion_matrix/cuda/confusion_matrix.h"
 #include "inplace_abn/cuda/inplace_abn.h"
+#include "message_of.h"
 #include "object_attention/cuda/object_attention.h"
 #include "spatial_gather/cuda/spatial_gather.h"
 #include "upsample_argmax/cuda/upsample_argmax.h"
 #include "upsample_cross_entropy/cuda/upsample_cross_entropy.h"
-
-template <typename Run>
-static const char* message_of(const Run& run) {
-  static std::string message;
-  try {
-    run();
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
-}
 
 // Floats that are NaN until a kernel writes them, in an allocation of their own.
 class Scratch {

@@ -2,10 +2,8 @@
 // Products of small integers, exact in every format, by copy_async, load_matrices and mma: the
 // first thing to run on a new GPU, for the layouts of all three are wrong together or right
 // together. And accesses whose costs are known.
-#include <exception>
-#include <string>
-
 #include "common/fragments.cuh"
+#include "message_of.h"
 
 namespace openseg {
 namespace {
@@ -149,19 +147,6 @@ __global__ void __launch_bounds__(warp_size) strided_kernel(Strides call) {
   numbers[at] = 1.0f;
   sync_warp();
   call.numbers[at] += numbers[at];
-}
-
-std::string message;
-
-template <typename Run>
-const char* message_of(const Run& run) {
-  try {
-    run();
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
 }
 
 }  // namespace

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Products of small integers, exact in every format, by multiply_async: the first thing to run on a
 // new GPU of this kind, for the layouts of its factors are wrong together or right together.
-#include <exception>
-#include <string>
-
 #include "common/warpgroup.cuh"
+#include "message_of.h"
 
 namespace openseg {
 namespace {
@@ -82,8 +80,6 @@ void run(const GroupProducts& call) {
          nullptr, call);
 }
 
-std::string message;
-
 }  // namespace
 }  // namespace openseg
 
@@ -91,11 +87,5 @@ extern "C" const char* group_products(const void* a, const void* b, float* by_ro
                                       bool is_bfloat16) {
   using namespace openseg;
   const GroupProducts call{a, b, by_rows, by_depth};
-  try {
-    is_bfloat16 ? run<bfloat16>(call) : run<float16>(call);
-    return nullptr;
-  } catch (const std::exception& error) {
-    message = error.what();
-    return message.c_str();
-  }
+  return message_of([&] { is_bfloat16 ? run<bfloat16>(call) : run<float16>(call); });
 }

@@ -129,7 +129,8 @@ def test_what_is_read_by_16_bytes_is_written_so(source: Path) -> None:
 
 def compiled(source: Path, architecture: str) -> str:
     """Resources and instructions of one file, kept under a hash of all that they depend on."""
-    flags = ["-std=c++20", "-O3", f"-I{build.ROOT / 'csrc'}", f"-arch=sm_{architecture}"]
+    includes = [f"-I{build.ROOT / 'csrc'}", f"-I{build.HERE}"]
+    flags = ["-std=c++20", "-O3", *includes, f"-arch=sm_{architecture}"]
     key = hashlib.sha256(build.headers_hash() + source.read_bytes() + " ".join(flags).encode())
     listing = build.BUILD / f"{source.stem}-sm_{architecture}-{key.hexdigest()[:16]}.sass"
     with build.made_once(listing) as partial:

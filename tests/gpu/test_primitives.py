@@ -5,8 +5,10 @@ nvcc compiles what the emulator runs in tests/emulator/operators/primitives*.py.
 """
 
 import ctypes
+import functools
+import os
 import shutil
-from pathlib import Path
+import tempfile
 
 import pytest
 import torch
@@ -14,19 +16,24 @@ import torch
 from tests.emulator import build
 from tests.emulator.kernels import dtypes
 
-NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+HOME = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path=f"{HOME}/bin")
 
-pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+pytestmark = pytest.mark.skipif(NVCC is None, reason=f"nvcc is neither on PATH nor in {HOME}")
 
 
-def library(source: str, folder: Path) -> ctypes.CDLL:
+@functools.cache
+def library(source: str) -> ctypes.CDLL:
+    """Of the kernels of this file, for the present GPU."""
     major, minor = torch.cuda.get_device_capability()
     arch = f"{major}{minor}" + ("a" if source.endswith("_sm90.cu") else "")
-    flags = ["-std=c++20", "-O3", f"-I{build.ROOT / 'csrc'}", "-shared", "-Xcompiler", "-fPIC"]
+    includes = [f"-I{build.ROOT / 'csrc'}", f"-I{build.HERE}"]
+    flags = ["-std=c++20", "-O3", *includes, "-shared", "-Xcompiler", "-fPIC"]
     flags.append(f"-gencode=arch=compute_{arch},code=sm_{arch}")
-    result = folder / "library.so"
-    build.run([NVCC, *flags, "-o", str(result), str(build.HERE / source)])
-    return ctypes.CDLL(str(result))
+    with tempfile.TemporaryDirectory() as folder:
+        result = f"{folder}/library.so"
+        build.run([NVCC, *flags, "-o", result, str(build.HERE / source)])
+        return ctypes.CDLL(result)
 
 
 def call(function, *arguments):
@@ -50,10 +57,10 @@ def integers(*shape):
     ],
 )
 @pytest.mark.parametrize("valid", [32, 24])
-def test_products_of_a_warp(tmp_path, dtype, tf32, valid):
+def test_products_of_a_warp(dtype, tf32, valid):
     a, b = integers(16, valid), integers(32, 16)
     c = torch.full((4, 16, 16), torch.nan, device="cuda")
-    product = library("primitives.cu", tmp_path).product
+    product = library("primitives.cu").product
     number = dtypes()[str(dtype).removeprefix("torch.")]
     call(product, a.to("cuda", dtype), b.to("cuda", dtype), c, valid, number, tf32)
     known = [a @ b[:valid], a @ a.T, b.T @ b, a[:, :16] @ b[:16]]
@@ -62,12 +69,12 @@ def test_products_of_a_warp(tmp_path, dtype, tf32, valid):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_products_of_four_warps(tmp_path, dtype):
+def test_products_of_four_warps(dtype):
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("made of instructions that only sm_90a has")
     a, b = integers(64, 64), integers(64, 128)
     by_rows, by_depth = (torch.full((64, n), torch.nan, device="cuda") for n in (32, 128))
-    products = library("primitives_sm90.cu", tmp_path).group_products
+    products = library("primitives_sm90.cu").group_products
     factors = [x.to("cuda", dtype) for x in (a, b)]
     call(products, *factors, by_rows, by_depth, dtype == torch.bfloat16)
     assert torch.equal(by_rows.cpu(), (a @ b[32:, :64].T).float())
