@@ -37,6 +37,7 @@ MODES = {
     "asan": ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "race": ["-O1", "-DEMULATOR_WATCHED"],
     "costs": ["-O2", "-g", "-DEMULATOR_WATCHED"],
+    "ptx": ["-march=native", "-ffp-contract=off"],  # an instruction of a warp is one of vectors
 }
 # What takes a third of the compiler's time, read once for each mode.
 STANDARD_HEADERS = ("algorithm", "cmath", "cstring", "sstream", "stdexcept", "type_traits")
@@ -48,6 +49,7 @@ RUNTIME = [
     HERE / name
     for name in (
         "emulator.cpp",
+        "numbers.cpp",
         "tensor_cores.cpp",
         "warpgroup.cpp",
         "launchers.cpp",
@@ -62,9 +64,9 @@ def kernel_sources() -> list[Path]:
 
 
 @cache
-def headers_hash() -> bytes:
+def headers_hash(*folders: Path) -> bytes:
     digest = hashlib.sha256()
-    for folder in (ROOT / "csrc", HERE):
+    for folder in folders or (ROOT / "csrc", HERE):
         for header in sorted([*folder.rglob("*.h"), *folder.rglob("*.cuh")]):
             digest.update(str(header.relative_to(ROOT)).encode() + header.read_bytes())
     return digest.digest()
@@ -84,7 +86,7 @@ def made_once(result: Path) -> Iterator[Path | None]:
         partial.replace(result)
 
 
-def _overlay(headers: dict[Path, str]) -> Path:
+def overlay(headers: dict[Path, str]) -> Path:
     """A folder with new texts of headers under csrc, to be searched before it."""
     key = hashlib.sha256(repr(sorted(headers.items())).encode())
     folder = BUILD / f"headers-{key.hexdigest()[:16]}"
@@ -107,7 +109,7 @@ def _standard_headers(flags: list[str]) -> Path:
     return header
 
 
-def _included(text: str) -> set[Path]:
+def included(text: str) -> set[Path]:
     """The headers under csrc that a source includes, directly or not."""
     found: set[Path] = set()
     texts = [text]
@@ -119,27 +121,27 @@ def _included(text: str) -> set[Path]:
     return found
 
 
-def _object(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Path:
+def object_of(source: Path, text: str, mode: str, headers: dict[Path, str]) -> Path:
     """The object of `source` with `text` in place of what the file holds, and of headers' texts."""
-    included = {h: t for h, t in headers.items() if h in _included(text)}
-    overlay = [f"-I{_overlay(included)}"] if included else []
+    changed = {h: t for h, t in headers.items() if h in included(text)}
+    before = [f"-I{overlay(changed)}"] if changed else []
     flags = [*COMMON, *MODES[mode]]
     if mode in WATCHERS and source.suffix == ".cu":
         flags.append("-fsanitize=thread")
     if source.suffix == ".cu":
         flags += ["-include", str(_standard_headers(flags))]
-    flags = overlay + flags
+    flags = before + flags
     if source.suffix == ".cpp":
         # The emulator itself takes longer to run than to be optimised, its arithmetic most of all.
         flags += ["-O1", "-fno-sanitize=undefined"]
-    if source.stem == "tensor_cores":
-        flags += ["-O2", "-fno-sanitize=all"]
-    changed = bool(included) or text != source.read_text()
-    flags += ["-w"] if changed else WARNINGS
+    if source.stem == "tensor_cores" or mode == "ptx":
+        flags += ["-O3", "-fno-sanitize=all"]
+    is_changed = bool(changed) or text != source.read_text()
+    flags += ["-w"] if is_changed else WARNINGS
     key = hashlib.sha256(headers_hash() + " ".join([*COMPILER, *flags, text]).encode())
     result = BUILD / f"{source.stem}-{mode}-{key.hexdigest()[:16]}.o"
     with made_once(result) as partial:
-        if partial is not None and changed:
+        if partial is not None and is_changed:
             source = result.with_suffix(source.suffix)
             source.write_text(text)
         if partial is not None:
@@ -163,7 +165,7 @@ def library(mode: str, changed: dict[Path, str] | None = None) -> Path:
     headers = {file: text for file, text in changed.items() if file not in sources}
     count = len(sources)
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(_object, sources, texts, [mode] * count, [headers] * count))
+        objects = list(pool.map(object_of, sources, texts, [mode] * count, [headers] * count))
     key = hashlib.sha256(" ".join(map(str, objects)).encode())
     result = BUILD / f"kernels-{mode}-{key.hexdigest()[:16]}.so"
     with made_once(result) as partial:

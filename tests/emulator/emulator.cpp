@@ -414,26 +414,6 @@ void atomic_max(uint64_t* address, uint64_t value) {
   *address = std::max(*address, value);
 }
 
-float to_float(float16 value) {
-  _Float16 half;
-  std::memcpy(&half, &value.bits, sizeof half);
-  return (float)half;
-}
-
-float16 to_float16(float value) {
-  const _Float16 half = (_Float16)value;
-  float16 result;
-  std::memcpy(&result, &half, sizeof half);
-  return result;
-}
-
-bfloat16 to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
-  return {std::isnan(value) ? (uint16_t)0x7fff : (uint16_t)(rounded >> 16)};
-}
-
 int64_t shared_memory_limit() {
   return settings.shared_limit;
 }

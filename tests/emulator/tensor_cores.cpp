@@ -64,15 +64,6 @@ void combine_rows(void* const* lanes, bool transposed) {
 
 }  // namespace
 
-float number_of(uint16_t bits, bool is_bfloat16) {
-  return is_bfloat16 ? float_from_bits((uint32_t)bits << 16) : to_float(float16{bits});
-}
-
-float rounded_sum(double sum) {
-  const float nearest = (float)sum;
-  return std::fabs((double)nearest) > std::fabs(sum) ? std::nextafter(nearest, 0.0f) : nearest;
-}
-
 void combine_mma_bfloat16(void* const* lanes) {
   combine_mma(lanes, true);
 }

@@ -5,18 +5,14 @@ Registers that do not suffice, and arrays that are indexed at run time, end in l
 and said nowhere but here.
 """
 
-import hashlib
-import importlib.util
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.emulator import build
+from tests.emulator.nvcc import ARCHITECTURES, CHOSEN, CUOBJDUMP, NVCC, PRIMITIVES, assembly
 
-ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
-CHOSEN = "90a"  # kernels have spilled there that did not on 10.0
 INSTRUCTIONS = (
     "HMMA.16816.F32.BF16",
     "HMMA.16816.F32 ",
@@ -33,10 +29,8 @@ GROUP_INSTRUCTIONS = (
     "LDGSTS.E.BYPASS.128",
     "FENCE.VIEW.ASYNC",
 )
-NVCC = shutil.which("nvcc")
-PRIMITIVES = build.HERE / "primitives.cu"
 GROUP_PRODUCTS = [
-    build.HERE / "primitives_sm90.cu",
+    PRIMITIVES[1],
     build.ROOT / "csrc/common/cuda/attention_backward_sm90.cu",
 ]
 NORM = [
@@ -53,30 +47,13 @@ PRODUCTS = [
         "spatial_gather/cuda/spatial_gather.cu",
     )
 ]
-SOURCES = sorted({*build.kernel_sources(), PRIMITIVES, *GROUP_PRODUCTS})
+SOURCES = sorted({*build.kernel_sources(), *PRIMITIVES})
 COMPILATIONS = [
     (source, architecture)
     for source in SOURCES
     for architecture in ARCHITECTURES
     if architecture == CHOSEN or source not in GROUP_PRODUCTS
 ]
-
-
-def find_cuobjdump() -> str | None:
-    """The one on PATH, or that of the triton wheel."""
-    spec = importlib.util.find_spec("triton")
-    wheels = (
-        [
-            Path(folder) / "backends/nvidia/bin/cuobjdump"
-            for folder in spec.submodule_search_locations
-        ]
-        if spec
-        else []
-    )
-    return next((str(path) for path in wheels if path.exists()), shutil.which("cuobjdump"))
-
-
-CUOBJDUMP = find_cuobjdump()
 
 
 pytestmark = [
@@ -91,51 +68,37 @@ pytestmark = [
 def test_registers_suffice_and_float_sums_have_an_order(source: Path, architecture: str) -> None:
     if architecture != CHOSEN and not build.THOROUGH:
         pytest.skip(build.WHY_NOT_THOROUGH)
-    assembly = compiled(source, architecture)
-    usage = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", assembly)
+    text = assembly(source, architecture)
+    usage = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", text)
     assert usage
     assert {(stack, local) for _, stack, local in usage} == {("0", "0")}
-    assert not re.findall(r"\b(?:LDL|STL)\b.*", assembly)
-    assert not re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F(?:16|32|64)\S*", assembly)
+    assert not re.findall(r"\b(?:LDL|STL)\b.*", text)
+    assert not re.findall(r"\b(?:ATOM|ATOMG|ATOMS|RED|REDG)\.\S*F(?:16|32|64)\S*", text)
 
 
 @pytest.mark.parametrize("instruction", INSTRUCTIONS)
 def test_wrappers_become_the_instructions_meant(instruction: str) -> None:
-    assert instruction in compiled(PRIMITIVES, "80")
+    assert instruction in assembly(PRIMITIVES[0], "80")
 
 
 @pytest.mark.parametrize("source", PRODUCTS, ids=lambda path: path.stem)
 def test_products_and_copies_are_the_instructions_meant(source: Path) -> None:
-    assembly = compiled(source, CHOSEN)
-    assert [instruction for instruction in INSTRUCTIONS if instruction not in assembly] == []
+    text = assembly(source, CHOSEN)
+    assert [instruction for instruction in INSTRUCTIONS if instruction not in text] == []
 
 
 @pytest.mark.parametrize("source", GROUP_PRODUCTS, ids=lambda path: path.stem)
 def test_products_of_four_warps_run_on_together(source: Path) -> None:
-    assembly = compiled(source, CHOSEN)
-    assert [name for name in GROUP_INSTRUCTIONS if name not in assembly] == []
+    text = assembly(source, CHOSEN)
+    assert [name for name in GROUP_INSTRUCTIONS if name not in text] == []
     # Where registers of products are touched while these run, the compiler waits for each of them.
-    assert assembly.count("WARPGROUP.ARRIVE") < assembly.count("HGMMA") / 4
+    assert text.count("WARPGROUP.ARRIVE") < text.count("HGMMA") / 4
 
 
 @pytest.mark.parametrize("source", NORM, ids=lambda path: path.stem)
 def test_what_is_read_by_16_bytes_is_written_so(source: Path) -> None:
     """The compiler takes an assignment of 16 bytes apart, into one of 2 bytes for each value."""
-    kernels = re.split(r"Function : ", compiled(source, CHOSEN))[1:]
+    kernels = re.split(r"Function : ", assembly(source, CHOSEN))[1:]
     wide = [kernel for kernel in kernels if re.search(r"\bLDG\S*\.128\b", kernel)]
     assert wide
     assert [kernel for kernel in wide if "STG.E.128" not in kernel] == []
-
-
-def compiled(source: Path, architecture: str) -> str:
-    """Resources and instructions of one file, kept under a hash of all that they depend on."""
-    includes = [f"-I{build.ROOT / 'csrc'}", f"-I{build.HERE}"]
-    flags = ["-std=c++20", "-O3", *includes, f"-arch=sm_{architecture}"]
-    key = hashlib.sha256(build.headers_hash() + source.read_bytes() + " ".join(flags).encode())
-    listing = build.BUILD / f"{source.stem}-sm_{architecture}-{key.hexdigest()[:16]}.sass"
-    with build.made_once(listing) as partial:
-        if partial is not None:
-            cubin = listing.with_suffix(".cubin")
-            build.run([NVCC, *flags, "-cubin", "-o", str(cubin), str(source)])
-            partial.write_text(build.run([CUOBJDUMP, "-res-usage", "-sass", str(cubin)]))
-    return listing.read_text()
