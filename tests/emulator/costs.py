@@ -34,11 +34,14 @@ from tests.emulator import arrays, build
 from tests.emulator.attention import AttentionCall, Case
 from tests.emulator.kernels import Kernels, load_address
 from tests.emulator.operators import (
+    confusion_matrix,
     inplace_abn,
     interlaced_attention,
     object_attention,
     self_attention,
     spatial_gather,
+    upsample_argmax,
+    upsample_cross_entropy,
 )
 
 MULTIPROCESSORS = 2
@@ -226,12 +229,66 @@ def abn_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
     )
 
 
+def cross_entropy_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(1, 150, 17, 65))
+    dtype = "float32" if kind == "tfloat32" else kind
+    call = upsample_cross_entropy.CrossEntropyCall(logits, (136, 520), True, dtype, channels_last)
+    target = random.integers(0, 150, (1, 17, 65), np.uint8).repeat(8, 1).repeat(8, 2)
+    target, scale = arrays.place(target), np.ones(1, np.float32)
+    mined = {"openseg": True, "thresh": 0.7, "min_kept": target.size // 16}
+    map_bytes, pixel_bytes = size_of(kind) * logits.size, target.nbytes + call.lse.nbytes
+    for name, ohem, outputs in (("", None, 2), (", mining", mined, 3)):
+        yield Pass(
+            f"forward{name}",
+            lambda kernels, ohem=ohem: call.forward(kernels, target, None, 0, ohem),
+            map_bytes + target.nbytes + outputs * call.lse.nbytes,
+        )
+        yield Pass(
+            f"backward{name}",
+            lambda kernels: call.backward(kernels, scale),
+            2 * map_bytes + pixel_bytes,
+        )
+
+
+def argmax_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    logits = np.random.default_rng(0).normal(size=(1, 19, 17, 33))
+    size = (136, 264)
+    dtype = "float32" if kind == "tfloat32" else kind
+    for name, confidence in (("labels", False), ("labels, confidence", True)):
+        yield Pass(
+            name,
+            lambda kernels, confidence=confidence: upsample_argmax.upsample(
+                kernels, logits, size, True, dtype, channels_last, confidence
+            ),
+            size_of(kind) * logits.size + size[0] * size[1] * (5 if confidence else 1),
+        )
+
+
+def confusion_passes(kind: str, channels_last: bool) -> Iterator[Pass]:
+    random = np.random.default_rng(0)
+    for name, run in (("objects", 50), ("noise", 1)):
+        labels = random.integers(0, 19, (2, 2**15 // run)).repeat(run, 1)
+        for dtype in ("uint8", "int64"):
+            prediction, target = arrays.place(labels.astype(dtype))
+            yield Pass(
+                f"{dtype}, {name}",
+                lambda kernels, maps=(prediction, target): confusion_matrix.count_labels(
+                    kernels, *maps, 19, 0
+                ),
+                prediction.nbytes + target.nbytes,
+            )
+
+
 PASSES: dict[str, Callable[[str, bool], Iterator[Pass]]] = {
     "object_attention": object_passes,
     "spatial_gather": gather_passes,
     "self_attention": self_attention_passes,
     "interlaced_attention": interlaced_attention_passes,
     "inplace_abn": abn_passes,
+    "upsample_cross_entropy": cross_entropy_passes,
+    "upsample_argmax": argmax_passes,
+    "confusion_matrix": confusion_passes,
 }
 
 

@@ -70,8 +70,8 @@ def upsample(kernels, logits, size, align_corners, dtype, channels_last, with_co
     batch, classes = logits.shape[:2]
     stored = arrays.laid_out(arrays.encode(logits, dtype), channels_last)
     shape = (batch, *size)
-    labels = np.full(shape, -1 if classes > 256 else 255, np.int64 if classes > 256 else np.uint8)
-    confidence = np.full(shape, 7, np.float32)
+    label = np.int64(-1) if classes > 256 else np.uint8(255)
+    labels, confidence = (arrays.place(np.full(shape, x)) for x in (label, np.float32(7)))
     kernels.call(
         "upsample_argmax",
         "upsample_argmax",

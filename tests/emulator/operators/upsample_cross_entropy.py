@@ -95,8 +95,8 @@ class CrossEntropyCall:
         self.dtype = dtype
         self.channels_last = channels_last
         self.pixels = (len(logits), *size)
-        self.lse = np.full(self.pixels, np.nan, np.float32)
-        self.probability = np.full(self.pixels, np.nan, np.float32)
+        self.lse = arrays.place(np.full(self.pixels, np.nan, np.float32))
+        self.probability = arrays.place(np.full(self.pixels, np.nan, np.float32))
         self.fields = {
             **arrays.upsampling_of(self.logits, dtype, size, align_corners),
             "ignore_index": 255,
@@ -110,7 +110,7 @@ class CrossEntropyCall:
             "weight": weight,
             "label_smoothing": smoothing,
         }
-        loss = np.full(self.pixels, np.nan, np.float32)
+        loss = arrays.place(np.full(self.pixels, np.nan, np.float32))
         totals = np.full(4, np.nan)
         blocks = self.pixels[0] * self.fields["in_height"] * -(-self.pixels[2] // 128)
         result = {
