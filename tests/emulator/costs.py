@@ -12,12 +12,14 @@ multiprocessor, the least that each of these would take alone at the rates of an
     L2        what goes beyond the L1 cache, at 24 bytes a clock
     shared    wavefronts of shared memory; those for bank conflicts, at the end, are among them
     products  mma of 16 x 8 and 32 bytes of depth, one a clock
+    issue     instructions of warps, four a clock, in what nvcc makes of the kernel, where it is
+              installed: see instructions.py
 
 Whatever else a kernel does, it takes as long as the greatest. The L2 cache is the share that two
 multiprocessors have in 50 MB; it sees one block after the other, and loses what was used longest
 ago, or what was said to be read for the last time: too little for self_attention, whose maps all
 multiprocessors share. `--lines` shows where most of the traffic of memory and of L2, of the
-wavefronts and of the conflicts comes from.
+wavefronts, of the conflicts and of the instructions comes from.
 """
 
 import argparse
@@ -30,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.emulator import arrays, build
+from tests.emulator import arrays, build, instructions, nvcc
 from tests.emulator.attention import AttentionCall, Case
 from tests.emulator.kernels import Kernels, load_address
 from tests.emulator.operators import (
@@ -46,6 +48,7 @@ from tests.emulator.operators import (
 
 MULTIPROCESSORS = 2
 SIDE = 34  # of the map
+ISSUED_PER_CLOCK = 4
 BYTES_PER_CLOCK = {"memory": 13, "L2": 24}
 
 
@@ -319,15 +322,19 @@ def main() -> None:
     for operator in options.operators or PASSES:
         for what in PASSES[operator](options.dtype, not options.contiguous):
             costs = counter.count(what.run)
-            columns = (
-                f"{name} {clocks / 1000:7.1f}" for name, clocks in bounds(what, costs).items()
-            )
+            issued = instructions.count(what.run) if nvcc.NVCC else {}
+            clocks = bounds(what, costs)
+            if issued:
+                clocks["issue"] = sum(issued.values()) / ISSUED_PER_CLOCK / MULTIPROCESSORS
+            columns = (f"{name} {count / 1000:7.1f}" for name, count in clocks.items())
             print(f"{operator:20} {what.name:22}", *columns, sep="  ")
             for measure in ("memory_bytes", "l2_bytes", "wavefronts", "conflicts"):
                 lines = sorted(costs.lines, key=lambda line: -getattr(line, measure))
                 for line in lines[: options.lines]:
                     if cost := getattr(line, measure):
                         print(f"    {measure:12} {cost:9} {line.access:3}", *line.where[:4])
+            for where, cost in sorted(issued.items(), key=lambda item: -item[1])[: options.lines]:
+                print(f"    {'issue':12} {cost:9}    ", *where)
 
 
 if __name__ == "__main__":

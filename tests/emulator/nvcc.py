@@ -41,13 +41,18 @@ def find_cuobjdump() -> str | None:
 CUOBJDUMP = find_cuobjdump()
 
 
-def compiled(source: Path, architecture: str, headers: dict[Path, str] | None = None) -> Path:
-    """The host's object; beside it, as .ptx, the GPU's. `headers` has new texts of headers."""
+def compiled(
+    source: Path, architecture: str, headers: dict[Path, str] | None = None, lines: bool = False
+) -> Path:
+    """The host's object; beside it, as .ptx, the GPU's, which names lines of the source if asked.
+
+    `headers` has new texts of headers.
+    """
     flags = ["-std=c++20", "-O3", f"-I{build.ROOT / 'csrc'}", f"-I{build.HERE}"]
     if headers:
         flags.insert(0, f"-I{build.overlay(headers)}")
-    flags += ["-Xcompiler=-fPIC", f"-gencode=arch=compute_{architecture}"]
-    flags[-1] += f",code=compute_{architecture}"
+    flags += ["-Xcompiler=-fPIC", *(["-lineinfo"] if lines else [])]
+    flags.append(f"-gencode=arch=compute_{architecture},code=compute_{architecture}")
     key = hashlib.sha256(build.headers_hash(build.ROOT / "csrc") + source.read_bytes())
     key.update(" ".join(flags).encode())
     result = build.BUILD / f"{source.stem}-{architecture}-{key.hexdigest()[:16]}.o"
@@ -72,7 +77,11 @@ def assembly(source: Path, architecture: str) -> str:
     return listing.read_text()
 
 
-def library(architecture: str, changed: tuple[Path, dict[Path, str]] | None = None) -> Path:
+def library(
+    architecture: str,
+    changed: tuple[Path, dict[Path, str]] | None = None,
+    lines: bool = False,
+) -> Path:
     """The kernels as nvcc compiles them, for `Kernels`; their PTX lies beside the library.
 
     `changed` is one source, and new texts of headers that it is compiled with.
@@ -80,7 +89,10 @@ def library(architecture: str, changed: tuple[Path, dict[Path, str]] | None = No
     sources = [*PRIMITIVES, *build.kernel_sources()]
     headers = [changed[1] if changed and changed[0] == source else None for source in sources]
     with ThreadPoolExecutor(2) as pool:
-        kernels = list(pool.map(compiled, sources, [architecture] * len(sources), headers))
+        count = len(sources)
+        kernels = list(
+            pool.map(compiled, sources, [architecture] * count, headers, [lines] * count)
+        )
         texts = [source.read_text() for source in RUNTIME]
         modes, unchanged = ["ptx"] * len(texts), [{}] * len(texts)
         objects = [*kernels, *pool.map(build.object_of, RUNTIME, texts, modes, unchanged)]

@@ -68,19 +68,20 @@ void leave(const Warp& warp, uint32_t lanes) {
 }
 
 // Until it waits for others, ends or has had its turn.
-void go_on(const Program& program, Warp& warp, int64_t length) {
+void go_on(Program& program, Warp& warp, int64_t length) {
   while (!warp.groups.empty()) {
     Group group = take_group(program, warp);
     const auto ahead = std::find_if(warp.groups.begin(), warp.groups.end(),
                                     [&](const Group& other) { return other.next > group.next; });
     const int meeting = ahead == warp.groups.end() ? INT32_MAX : ahead->next;
     for (bool together = true; together; --length) {
-      const Instruction& instruction = program.instructions[group.next];
+      Instruction& instruction = program.instructions[group.next];
       if (waits(program, group) || group.next == meeting || length <= 0) {
         add_group(warp, group);
         break;
       }
       warp.line = instruction.line;
+      ++instruction.count;
       ++group.next;
       switch (instruction.kind) {
         case Kind::plain:
@@ -130,7 +131,7 @@ void release_barrier(std::vector<Warp>& warps) {
   }
 }
 
-void run_block(const Program& program, std::vector<Warp>& warps, Turns& turns) {
+void run_block(Program& program, std::vector<Warp>& warps, Turns& turns) {
   for (std::vector<int> ready;;) {
     ready.clear();
     bool any_waits = false;
@@ -165,8 +166,8 @@ void set_special(const Program& program, Warp& warp, const char* name, uint32_t 
 
 }  // namespace
 
-void run(const Program& program, dim3 grid, int threads, int64_t shared_bytes,
-         const void* parameters, uint64_t seed) {
+void run(Program& program, dim3 grid, int threads, int64_t shared_bytes, const void* parameters,
+         uint64_t seed) {
   require(threads <= program.max_threads && threads % lane_count == 0, "a block of ", threads,
           " threads");
   constexpr size_t alignment = 1024;
@@ -216,7 +217,7 @@ void run(const Program& program, dim3 grid, int threads, int64_t shared_bytes,
   }
 }
 
-const Meaning* meaning_of(const std::string& name) {
+const Meanings& meanings() {
   static const Meanings all = [] {
     Meanings made;
     add_arithmetic(made);
@@ -228,8 +229,7 @@ const Meaning* meaning_of(const std::string& name) {
     made["bar.warp.sync"] = {Kind::collective, [](Warp&, const Instruction&, uint32_t) {}};
     return made;
   }();
-  const auto found = all.find(name);
-  return found == all.end() ? nullptr : &found->second;
+  return all;
 }
 
 }  // namespace openseg::ptx

@@ -110,11 +110,10 @@ SlotOf<T> to_slot(T value) {
 char* shared_row(const Warp& warp, uint32_t address);
 
 // Runs a launch, block after block; the seed chooses the order of warps, and how long each goes on.
-void run(const Program& program, dim3 grid, int threads, int64_t shared_bytes,
-         const void* parameters, uint64_t seed);
+void run(Program& program, dim3 grid, int threads, int64_t shared_bytes, const void* parameters,
+         uint64_t seed);
 
 // The instructions, by what they work on. Each adds its own to the list.
-using Meanings = std::unordered_map<std::string, Meaning>;
 void add_arithmetic(Meanings& all);
 void add_memory(Meanings& all);
 void add_products(Meanings& all);

@@ -2,6 +2,8 @@
 // Reads what nvcc writes, not all of PTX: what is not known is an error.
 #include <cstring>
 #include <fstream>
+#include <iomanip>
+#include <map>
 #include <sstream>
 #include <stdexcept>
 
@@ -40,7 +42,8 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
 
 class Reader {
  public:
-  Reader(std::string name, std::string_view text, int line) : text_(text), line_(line) {
+  Reader(std::string name, std::string_view text, int line, const Files& files)
+      : text_(text), line_(line), files_(files) {
     program_.name = std::move(name);
   }
 
@@ -114,6 +117,10 @@ class Reader {
       depth_ += first == '{' ? 1 : -1;
       return depth_ >= 0;
     }
+    if (text_.starts_with(".loc")) {
+      read_source(take_until('\n'));
+      return true;
+    }
     const size_t end = text_.find_first_of(";:{");
     check(end != text_.npos, "a statement does not end");
     if (text_[end] == ':' && text_.substr(0, end).find('.') == std::string_view::npos) {
@@ -128,6 +135,23 @@ class Reader {
       read_instruction(statement, line);
     }
     return true;
+  }
+
+  // .loc FILE LINE COLUMN, function_name NAME, inlined_at FILE LINE COLUMN
+  void read_source(std::string_view statement) {
+    std::string source;
+    for (const std::string_view part : split(statement, ',')) {
+      if (!part.starts_with("function_name")) {
+        std::istringstream words{std::string(part)};
+        std::string word;
+        int file = 0;
+        int line = 0;
+        words >> word >> file >> line;
+        check(files_.contains(file), "no file of number ", file);
+        source += (source.empty() ? "" : ",") + files_.at(file) + ":" + std::to_string(line);
+      }
+    }
+    source_ = *program_.sources.insert(source).first;
   }
 
   void read_directive(std::string_view statement) {
@@ -209,10 +233,12 @@ class Reader {
     if (name.starts_with("mov.") && statement.find('{') != statement.npos) {
       name += trimmed(statement.substr(length))[0] == '{' ? " apart" : " together";
     }
-    const Meaning* const meaning = meaning_of(name);
-    check(meaning != nullptr, "unknown instruction ", name);
-    instruction.kind = meaning->kind;
-    instruction.execute = meaning->execute;
+    const auto found = meanings().find(name);
+    check(found != meanings().end(), "unknown instruction ", name);
+    instruction.name = found->first;
+    instruction.kind = found->second.kind;
+    instruction.execute = found->second.execute;
+    instruction.source = source_;
     check(!instruction.has_guard || instruction.kind == Kind::branch, "a guard of ", name);
     std::vector<Operand> operands;
     if (instruction.kind == Kind::branch) {
@@ -245,6 +271,8 @@ class Reader {
   std::string_view text_;
   int line_;
   int depth_ = 0;
+  const Files& files_;
+  std::string_view source_ = "?";
   std::unordered_map<std::string, Operand> registers_;
   std::unordered_map<std::string, uint64_t> symbols_;
   std::unordered_map<uint64_t, Operand> constants_;
@@ -260,28 +288,59 @@ Programs::Programs(const std::string& path) {
   std::ostringstream text;
   text << file.rdbuf();
   all_ = without_comments(text.str());
-  constexpr std::string_view start = ".entry ";
-  int line = 1;
-  size_t counted = 0;
-  for (size_t at = 0; (at = all_.find(start, at)) != all_.npos;) {
-    for (; counted < at; ++counted) {
-      line += all_[counted] == '\n';
+  const std::string_view all = all_;
+  int line = 0;
+  for (size_t at = 0, end; at < all.size(); at = end + 1) {
+    end = std::min(all.find('\n', at), all.size());
+    ++line;
+    const std::string_view statement = trimmed(all.substr(at, end - at));
+    constexpr std::string_view entry = ".entry ";
+    if (statement.starts_with(".version")) {
+      files_.emplace_back();
+    } else if (statement.starts_with(".file")) {
+      std::istringstream words{std::string(statement)};
+      std::string word, path;
+      int number = 0;
+      words >> word >> number >> std::quoted(path);
+      files_.back()[number] = path.substr(path.rfind('/') + 1);
+    } else if (const size_t found = statement.find(entry); found != statement.npos) {
+      const size_t name = found + entry.size();
+      const size_t bracket = statement.find('(');
+      OPENSEG_CHECK(bracket != statement.npos, "ptx: line ", line, ": an entry without '('");
+      const size_t parameters = statement.data() + bracket + 1 - all.data();
+      texts_[std::string(statement.substr(name, bracket - name))] = {all.substr(parameters), line,
+                                                                     &files_.back()};
     }
-    at += start.size();
-    const size_t end = all_.find('(', at);
-    texts_[all_.substr(at, end - at)] = {std::string_view(all_).substr(end + 1), line};
   }
 }
 
-const Program& Programs::find(const std::string& name) {
+Program& Programs::find(const std::string& name) {
   auto found = programs_.find(name);
   if (found == programs_.end()) {
     const auto text = texts_.find(name);
     OPENSEG_CHECK(text != texts_.end(), "ptx: no kernel ", name);
-    Program program = Reader(name, text->second.text, text->second.line).read();
+    Program program =
+        Reader(name, text->second.text, text->second.line, *text->second.files).read();
     found = programs_.emplace(name, std::move(program)).first;
   }
   return found->second;
+}
+
+std::string Programs::take_counts() {
+  std::ostringstream rows;
+  for (auto& [kernel, program] : programs_) {
+    std::map<std::pair<std::string_view, std::string_view>, int64_t> sums;
+    for (Instruction& instruction : program.instructions) {
+      sums[{instruction.source, instruction.name}] += instruction.count;
+      instruction.count = 0;
+    }
+    for (const auto& [what, count] : sums) {
+      if (count > 0) {
+        rows << kernel << '\t' << what.first << '\t' << what.second << '\t' << count << '\n';
+      }
+    }
+  }
+  return rows.str();
 }
 
 }  // namespace openseg::ptx

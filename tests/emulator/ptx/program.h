@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <list>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace openseg::ptx {
@@ -44,6 +46,9 @@ struct Instruction {
   Operand guard_predicate = {};
   int target = 0;
   int line = 0;  // of the file
+  std::string_view name;
+  std::string_view source;  // FILE:LINE, and of what that is inlined into, where it is known
+  int64_t count = 0;        // how many warps have run it
 };
 
 struct Program {
@@ -54,24 +59,34 @@ struct Program {
   std::vector<Instruction> instructions;
   std::vector<std::vector<Operand>> operands;  // of each instruction
   std::vector<uint64_t> constants;
+  std::unordered_set<std::string> sources;  // where the code of instructions comes from
   // Where registers are that the machine sets: %tid.x and the like.
   std::unordered_map<std::string, Operand> special;
 };
+
+// Names of the sources of a module, by their numbers in it.
+using Files = std::unordered_map<int, std::string>;
 
 // The kernels of a file, each read when it is first asked for.
 class Programs {
  public:
   explicit Programs(const std::string& path);
 
-  const Program& find(const std::string& name);
+  Program& find(const std::string& name);
+
+  // Rows of kernel, source, instruction and count, with tabs between: what has run since the last
+  // call.
+  std::string take_counts();
 
  private:
   struct Text {
     std::string_view text;  // from the list of parameters on
     int line;
+    const Files* files;
   };
 
   std::string all_;
+  std::list<Files> files_;  // of each module
   std::unordered_map<std::string, Text> texts_;
   std::unordered_map<std::string, Program> programs_;
 };
@@ -81,8 +96,9 @@ struct Meaning {
   Execute execute;
 };
 
-// What an instruction does, by its name with all its suffixes; nullptr if there is none.
-const Meaning* meaning_of(const std::string& name);
+// The instructions, by their names with all suffixes.
+using Meanings = std::unordered_map<std::string, Meaning>;
+const Meanings& meanings();
 
 constexpr uint32_t shared_start = 1024;  // the address of a block's shared memory
 

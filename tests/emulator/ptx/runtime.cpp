@@ -72,6 +72,13 @@ void emulator_configure(uint64_t seed, int64_t shared_limit) {
   settings.shared_limit = shared_limit;
 }
 
+// What has run since the last call.
+const char* emulator_instructions() {
+  static std::string rows;
+  rows = programs().take_counts();
+  return rows.c_str();
+}
+
 void** __cudaRegisterFatBinary(void*) {
   static void* handle;
   return &handle;
