@@ -16,7 +16,7 @@
 namespace openseg {
 namespace {
 
-constexpr int sum_threads = 256;
+constexpr int sum_threads = 128;
 
 // In place: exp(scale * score - greatest), 0 beyond the regions. Its sum for each row of the lane.
 template <int size>
@@ -356,31 +356,45 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
   sums.write();
 }
 
-// A thread adds up one number of all blocks.
+// A thread adds up one piece of all blocks.
 template <typename T>
 __global__ void __launch_bounds__(sum_threads) object_attention_sum_kernel(BackwardCall call) {
-  constexpr int channels = tile_channels<T>;
-  const int64_t tile_numbers = 4 * call.tile_sums;
-  const int key_tiles = call.key_tiles;
-  const int64_t numbers = (call.key_tiles + call.value_tiles) * tile_numbers;
-  const int64_t index = (int64_t)blockIdx.x * sum_threads + threadIdx.x;
-  if (index >= numbers) {
+  const int tile_sums = (int)call.tile_sums;
+  const int pieces = (call.key_tiles + call.value_tiles) * tile_sums;
+  const int index = (int)blockIdx.x * sum_threads + (int)threadIdx.x;
+  if (index >= pieces) {
     return;
   }
-  const int64_t batch = blockIdx.y;
-  const float* const sums =
-      reinterpret_cast<const float*>(call.sums) + batch * call.shares.blocks * numbers + index;
-  float sum = 0;
-  for (int64_t block = 0; block < call.shares.blocks; ++block) {
-    sum += sums[block * numbers];
+  const int batch = blockIdx.y;
+  const int blocks = (int)call.shares.blocks;
+  const SumPiece* from = call.sums + (int64_t)batch * blocks * pieces + index;
+  SumPiece sum = {};
+#pragma unroll 4
+  for (int block = 0; block < blocks; ++block) {
+    const SumPiece piece = *from;
+    from += pieces;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      sum.values[e] += piece.values[e];
+    }
   }
-  const bool is_key = index < key_tiles * tile_numbers;
+  const bool is_key = index < call.key_tiles * tile_sums;
   const Map& map = is_key ? call.grad_key : call.grad_value;
-  const SumPlace place(index % tile_numbers, channels / 16);
-  const int64_t tile = index / tile_numbers - (is_key ? 0 : key_tiles);
-  const int64_t channel = tile * channels + place.channel;
-  if (place.region < map.pixels && channel < map.channels) {
-    store(element<T>(map, {batch, place.region, channel}), is_key ? call.forward.scale * sum : sum);
+  const float scale = is_key ? call.forward.scale : 1.0f;
+  const SumPlace place(4 * (index % tile_sums), tile_channels<T> / 16);
+  const int tile = index / tile_sums - (is_key ? 0 : call.key_tiles);
+  const int channel = tile * tile_channels<T> + place.channel;
+#pragma unroll
+  for (int row = 0; row < 2; ++row) {
+    const int region = place.region + 8 * row;
+    T* to = element<T>(map, {batch, region, channel});
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (region < map.pixels && channel + i < map.channels) {
+        store(to, scale * sum.values[2 * row + i]);
+      }
+      to += map.stride_channel;
+    }
   }
 }
 
@@ -427,10 +441,9 @@ void run_backward(const BackwardCall& call, void* stream) {
          block_threads,
          BlockSums<T, regions>::Block::bytes(call.shares.tile, call.grad_key.pixels, true), stream,
          call);
-  launch(
-      object_attention_sum_kernel<T>,
-      dim3(ceil_div(4 * (call.key_tiles + call.value_tiles) * call.tile_sums, sum_threads), batch),
-      sum_threads, 0, stream, call);
+  launch(object_attention_sum_kernel<T>,
+         dim3(ceil_div((call.key_tiles + call.value_tiles) * call.tile_sums, sum_threads), batch),
+         sum_threads, 0, stream, call);
 }
 
 void check(const ObjectAttention& call) {

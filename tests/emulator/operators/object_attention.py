@@ -183,7 +183,7 @@ MUTANTS = [
         "gradients of regions that are not there",
         "asan",
         ASAN,
-        "place.region < map.pixels && ",
+        "region < map.pixels && ",
         "",
     ),
     Mutant(

@@ -259,6 +259,18 @@ void add_conversions(Meanings& all) {
   all["cvt.rna.tf32.f32"] = each<[](f32 a) { return round_to_tf32(a); }>();
 }
 
+// Each digit of `choice` names a byte of a and b; with 8 more, its sign fills the byte.
+u32 permuted(u32 a, u32 b, u32 choice) {
+  const u64 bytes = (u64)b << 32 | a;
+  u32 result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const u32 digit = choice >> 4 * i & 15;
+    const u32 byte = (u32)(bytes >> 8 * (digit & 7)) & 255;
+    result |= (digit < 8 ? byte : byte >> 7 ? 255 : 0) << 8 * i;
+  }
+  return result;
+}
+
 uint32_t opposite_lane(uint32_t lane, uint32_t distance, uint32_t) {
   return lane ^ distance;
 }
@@ -297,6 +309,7 @@ void add_arithmetic(Meanings& all) {
     const u64 mask = (((u64)1 << std::min(count & 255, 32u)) - 1) << std::min(start & 255, 32u);
     return (u32)((b & ~mask) | (((u64)a << std::min(start & 255, 32u)) & mask));
   }>();
+  all["prmt.b32"] = each<[](u32 a, u32 b, u32 choice) { return permuted(a, b, choice); }>();
   all["ex2.approx.f32"] = all["ex2.approx.ftz.f32"] = each<[](f32 a) { return std::exp2(a); }>();
   all["lg2.approx.f32"] = each<[](f32 a) { return std::log2(a); }>();
   all["mov.b32 together"] = {Kind::plain, join<u32, u16>};
