@@ -113,6 +113,14 @@ __device__ T read_last(const T* from) {
 
 // 2, 4 or 16 bytes in one access: an assignment may become one for each of their numbers.
 template <typename T>
+__device__ T read_whole(const T* from) {
+  const Bits<T> bits = *reinterpret_cast<const Bits<T>*>(from);
+  T value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+template <typename T>
 __device__ void store_whole(T* to, const T& value) {
   Bits<T> bits;
   memcpy(&bits, &value, sizeof value);

@@ -153,7 +153,8 @@ __device__ void store_rows(const Map& map, const TileStart& start, T* tile) {
     const T* from = column.in(tile);
 #pragma unroll 1
     for (int row = column.row; row < end; row += column.step) {
-      store_whole(reinterpret_cast<MapPiece<T>*>(to), *reinterpret_cast<const MapPiece<T>*>(from));
+      store_whole(reinterpret_cast<MapPiece<T>*>(to),
+                  read_whole(reinterpret_cast<const MapPiece<T>*>(from)));
       to += column.step * map.stride_pixel;
       from += column.step * tile_stride<T>;
     }

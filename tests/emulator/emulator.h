@@ -156,6 +156,11 @@ void store_pair(T* to, float first, float second) {
 }
 
 template <typename T>
+T read_whole(const T* from) {
+  return *from;
+}
+
+template <typename T>
 void store_whole(T* to, const T& value) {
   if constexpr (sizeof(T) == 16) {
     using Words [[gnu::vector_size(16), gnu::may_alias]] = uint32_t;  // no compiler takes it apart
