@@ -262,10 +262,8 @@ void upsample_cross_entropy_cuda(const UpsampleCrossEntropy& loss, const Ohem* o
   OPENSEG_DISPATCH_FLOATING(
       loss.dtype, launch(upsample_cross_entropy_forward_kernel<scalar_t>, forward_grid(loss),
                          threads, measure.bytes(), stream, call))
-  if (ohem) {
-    mine_hard_pixels_cuda(loss, *ohem, result, stream);
-  }
-  const Sum sum{result, upsample_cross_entropy_partials(loss)};
+  const Sum sum{result, ohem ? mine_hard_pixels_cuda(loss, *ohem, result, stream)
+                             : upsample_cross_entropy_partials(loss)};
   launch(upsample_cross_entropy_sum_kernel, 2, sum_threads, warp_size * sizeof(float), stream, sum);
 }
 
