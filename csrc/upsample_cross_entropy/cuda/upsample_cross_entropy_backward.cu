@@ -196,22 +196,23 @@ __device__ void sum_geometrically(const BackwardCall& call, const Tile& tile, co
 template <typename T>
 __device__ void sum_plainly(const BackwardCall& call, const Tile& tile, const Reach& reach,
                             int column, int first_class, int classes) {
+  float* const grads = tile.grads + threadIdx.x * pitch;
   for (int k = 0; k < classes; ++k) {
-    const int64_t offset = (first_class + k) * call.loss.stride_class;
-    float sum = 0;
-    reach.for_each_sequence(call, [&](const Sequence& rows) {
-      const Column<T> logits(call, column, rows.upper);
-      const float top = logits.top(offset);
-      const float bottom = logits.bottom(offset);
-      for (int row = 0; row < rows.end - rows.begin; ++row) {
-        const Pixel pixel = pixel_of(call, reach, rows, row, column);
-        sum += pixel.scale * exp_fast(between(top, bottom, rows.weight(row)) - pixel.lse);
-        sum -= pixel.label == first_class + k ? pixel.picked : 0.0f;
-        sum -= pixel.spread * class_weight(call, first_class + k);
-      }
-    });
-    tile.grads[threadIdx.x * pitch + k] = sum;
+    grads[k] = 0;
   }
+  reach.for_each_sequence(call, [&](const Sequence& rows) {
+    const Column<T> logits(call, column, rows.upper);
+    for (int row = 0; row < rows.end - rows.begin; ++row) {
+      const Pixel pixel = pixel_of(call, reach, rows, row, column);
+      for (int k = 0; k < classes && pixel.label != ignored; ++k) {
+        const int64_t offset = (first_class + k) * call.loss.stride_class;
+        const float value = between(logits.top(offset), logits.bottom(offset), rows.weight(row));
+        grads[k] += pixel.scale * exp_fast(value - pixel.lse);
+        grads[k] -= pixel.label == first_class + k ? pixel.picked : 0.0f;
+        grads[k] -= pixel.spread * class_weight(call, first_class + k);
+      }
+    }
+  });
 }
 
 // Adds columns piece … piece + threads - 1 to the totals: a warp has a cell, a lane a class.
