@@ -94,7 +94,7 @@ class Column {
   float weight_;
 };
 
-// Output rows begin … end - 1, at equal steps between input row `upper` and the next.
+// Output rows begin … end - 1, at equal steps between input row `upper` and the next; maybe none.
 struct Sequence {
   int upper;
   int begin;
@@ -107,7 +107,7 @@ struct Sequence {
       : upper(upper),
         begin(begin),
         end(end),
-        start(call.rows.weight(begin, upper)),
+        start(begin < end ? call.rows.weight(begin, upper) : 0.0f),
         step(begin < call.first_step ? 0.0f : call.step) {
     const int most = begin < call.first_step && call.first_step < end ? call.first_step : end;
     this->end = most < begin + batch_rows ? most : begin + batch_rows;

@@ -316,11 +316,17 @@ void upsample_cross_entropy_backward_cuda(const UpsampleCrossEntropy& loss,
                                             : cells),
                     0};
   call.slots = call.small && cells > 0 ? most_rows(call.rows) : 0;
-  SharedMemory measure(nullptr);
-  Tile(measure, call);
+  const auto shared_bytes = [&] {
+    SharedMemory measure(nullptr);
+    Tile(measure, call);
+    return measure.bytes();
+  };
+  if (shared_bytes() > shared_memory_limit()) {
+    call.slots = 0;
+  }
   const dim3 grid(ceil_div(loss.in_width, call.cells), loss.in_height, loss.batch);
   OPENSEG_DISPATCH_FLOATING(loss.dtype, launch(upsample_cross_entropy_backward_kernel<scalar_t>,
-                                               grid, threads, measure.bytes(), stream, call))
+                                               grid, threads, shared_bytes(), stream, call))
 }
 
 }  // namespace openseg

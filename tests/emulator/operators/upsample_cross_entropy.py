@@ -18,6 +18,7 @@ def check(kernels: Kernels) -> None:
         ((1, 2, 5, 7), (5, 7)),
         ((2, 9, 3, 33), (17, 257)),
         ((1, 3, 13, 11), (4, 3)),
+        ((1, 3, 2, 3), (120, 20)),
         ((0, 3, 2, 2), (8, 8)),
     ]
     kinds = itertools.cycle(
@@ -32,7 +33,7 @@ def check(kernels: Kernels) -> None:
             smoothing,
         )  # fmt: skip
     # One logit far from the others, and thus exponentials that are not a sequence; several chunks.
-    for raised, align_corners in itertools.product((0, 100, -100), (True, False)):
+    for raised, align_corners in itertools.product((0, 45, 100, -100), (True, False)):
         compare_cross_entropy(
             kernels, (1, 40, 3, 4), (25, 30), align_corners, "float32", align_corners, "uint8", 1,
             0.1, raised,
@@ -289,6 +290,14 @@ MUTANTS = [
         "more shared memory is taken",
         "Shared(measure, call);",
         "",
+    ),
+    Mutant(
+        "more shared memory than there is",
+        "plain",
+        "the architecture has",
+        "shared_bytes() > shared_memory_limit()",
+        "false",
+        BACKWARD,
     ),
     Mutant(
         "a limit that not all threads know of",
