@@ -48,6 +48,7 @@ struct Range {
 
 struct Request {
   uint32_t present = 0;
+  bool shared;
   uintptr_t addresses[lanes];
 };
 
@@ -162,12 +163,9 @@ void count_shared(Cost& cost, const Request& request, int64_t bytes) {
 }
 
 void count(const Line& line, const Request& request) {
-  const uintptr_t address = request.addresses[__builtin_ctz(request.present)];
-  const bool shared = std::any_of(shared_arrays.begin(), shared_arrays.end(),
-                                  [&](const Range& array) { return array.has(address); });
   Cost& cost = costs[line];
   ++cost.requests;
-  if (shared) {
+  if (request.shared) {
     count_shared(cost, request, line.bytes);
     return;
   }
@@ -242,6 +240,10 @@ void watch(const void* address, int64_t bytes, Access kind, const void* code) {
     requests.open.resize(index + 1);
   }
   Request& request = requests.open[index];
+  if (request.present == 0) {  // now: a request of less than a warp is counted after its block
+    request.shared = std::any_of(shared_arrays.begin(), shared_arrays.end(),
+                                 [&](const Range& array) { return array.has(begin); });
+  }
   request.present |= 1u << lane;
   request.addresses[lane] = begin;
   if (index == 0 && request.present == UINT32_MAX) {

@@ -71,6 +71,11 @@ COUNTED = {
         "leaky ReLU, forward": (110, 79, 5),
         "leaky ReLU, backward": (201, 128, 8),
     },
+    "upsample_cross_entropy": {
+        "forward": (37, 32, 113),
+        "forward, mining": (58, 63, 119),
+        "backward": (39, 53, 331),
+    },
 }
 
 

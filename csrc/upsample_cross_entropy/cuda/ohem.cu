@@ -10,7 +10,6 @@ namespace openseg {
 namespace {
 
 constexpr int threads = 256;
-constexpr int keep_threads = 128;
 constexpr int group_count = 64;  // each added up by a thread
 constexpr int group_bins = ohem_bins / group_count;
 constexpr int blocks_per_multiprocessor = 4;
@@ -105,7 +104,8 @@ __device__ Found found_so_far(const Call& call, const Counters& counters) {
     if (threadIdx.x < group_count) {
       uint32_t sum = 0;
       for (int i = 0; i < group_bins; ++i) {
-        sum += counters.bins[threadIdx.x * group_bins + i];
+        // Each thread from a place of its own, lest all are in the same bank.
+        sum += counters.bins[threadIdx.x * group_bins + (threadIdx.x + i) % group_bins];
       }
       counters.groups[threadIdx.x] = sum;
     }
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(threads) ohem_count_kernel(Call call) {
 }
 
 // Takes the pixels that are not hard out of the result, and adds up those that are.
-__global__ void __launch_bounds__(keep_threads) ohem_keep_kernel(Call call) {
+__global__ void __launch_bounds__(threads) ohem_keep_kernel(Call call) {
   SharedMemory shared;
   const Counters counters(shared);
   float* const loss_warps = shared.take<float>(warp_size);
@@ -159,8 +159,8 @@ __global__ void __launch_bounds__(keep_threads) ohem_keep_kernel(Call call) {
   const bool weighted = loss.weight && !call.ohem.openseg;
   float total = 0;
   float divisor = 0;
-  const int64_t stride = (int64_t)gridDim.x * keep_threads;
-  for (int64_t pixel = (int64_t)blockIdx.x * keep_threads + threadIdx.x; pixel < call.pixels;
+  const int64_t stride = (int64_t)gridDim.x * threads;
+  for (int64_t pixel = (int64_t)blockIdx.x * threads + threadIdx.x; pixel < call.pixels;
        pixel += stride) {
     if (bits_of(call.result.probability[pixel]) >= limit) {
       call.result.loss[pixel] = 0;
@@ -184,8 +184,8 @@ __global__ void __launch_bounds__(keep_threads) ohem_keep_kernel(Call call) {
 
 }  // namespace
 
-void mine_hard_pixels_cuda(const UpsampleCrossEntropy& loss, const Ohem& ohem,
-                           const CrossEntropyForwardCuda& result, void* stream) {
+int64_t mine_hard_pixels_cuda(const UpsampleCrossEntropy& loss, const Ohem& ohem,
+                              const CrossEntropyForwardCuda& result, void* stream) {
   Call call{loss, ohem, result, loss.batch * loss.out_height * loss.out_width, 0};
   const int64_t needed = ceil_div(call.pixels, threads);
   const int64_t most = (int64_t)multiprocessor_count() * blocks_per_multiprocessor;
@@ -197,8 +197,10 @@ void mine_hard_pixels_cuda(const UpsampleCrossEntropy& loss, const Ohem& ohem,
   }
   measure.take<float>(warp_size);
   measure.take<float>(warp_size);
-  launch(ohem_keep_kernel, upsample_cross_entropy_partials(loss), keep_threads, measure.bytes(),
-         stream, call);
+  const int64_t partials = upsample_cross_entropy_partials(loss);
+  const int64_t blocks = partials < most ? partials : most;
+  launch(ohem_keep_kernel, blocks, threads, measure.bytes(), stream, call);
+  return blocks;
 }
 
 }  // namespace openseg

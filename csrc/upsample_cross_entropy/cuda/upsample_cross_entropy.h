@@ -30,8 +30,9 @@ void upsample_cross_entropy_backward_cuda(const UpsampleCrossEntropy& call,
                                           const CrossEntropyBackward& result, void* stream);
 
 // A part of upsample_cross_entropy_cuda: takes the pixels that are not hard out of the result.
-void mine_hard_pixels_cuda(const UpsampleCrossEntropy& call, const Ohem& ohem,
-                           const CrossEntropyForwardCuda& result, void* stream);
+// Returns how many partial sums there are now of each kind.
+int64_t mine_hard_pixels_cuda(const UpsampleCrossEntropy& call, const Ohem& ohem,
+                              const CrossEntropyForwardCuda& result, void* stream);
 
 int64_t upsample_cross_entropy_partials(const UpsampleCrossEntropy& call);
 

@@ -27,6 +27,15 @@ def check(kernels: Kernels) -> None:
             logits = random.normal(size=shape) * 3
             compare_argmax(kernels, logits, size, align_corners, dtype, channels_last)
 
+    # Cells whose corners agree in all, in some and in none.
+    for align_corners, channels_last in itertools.product((True, False), repeat=2):
+        logits = random.normal(size=(2, 5, 2, 9)).repeat(3, 2).repeat(3, 3)
+        logits += 0.1 * random.normal(size=logits.shape)
+        compare_argmax(kernels, logits, (47, 213), align_corners, "float32", channels_last)
+    labels, _ = upsample(
+        kernels, np.full((1, 4, 3, 3), np.nan), (9, 9), True, "float32", False, False
+    )
+    assert (labels == 0).all()
     ties = np.zeros((1, 4, 3, 3))
     labels, confidence = upsample(kernels, ties, (9, 9), True, "float32", False, True)
     assert (labels == 0).all()
@@ -103,8 +112,22 @@ MUTANTS = [
         "rows of the next block",
         "race",
         RACE_WRITE,
-        "begin + row >= end",
-        "begin + row >= call.rows.out",
+        "first + row >= end",
+        "first + row >= call.rows.out",
+    ),
+    Mutant(
+        "no barrier before corners are read",
+        "race",
+        RACE_WRITE,
+        "  sync_block();\n",
+        "",
+    ),
+    Mutant(
+        "three corners for four",
+        "plain",
+        VALUES,
+        " && label == below[1]",
+        "",
     ),
     Mutant(
         "sum not cleared",
