@@ -155,15 +155,24 @@ void store_pair(T* to, float first, float second) {
   *reinterpret_cast<Pair*>(to) = pair;
 }
 
+// No compiler takes it apart.
+using Words [[gnu::vector_size(16), gnu::may_alias]] = uint32_t;
+
 template <typename T>
 T read_whole(const T* from) {
-  return *from;
+  T value;
+  if constexpr (sizeof(T) == 16) {
+    const Words words = *reinterpret_cast<const Words*>(from);
+    std::memcpy(&value, &words, sizeof words);
+  } else {
+    value = *from;
+  }
+  return value;
 }
 
 template <typename T>
 void store_whole(T* to, const T& value) {
   if constexpr (sizeof(T) == 16) {
-    using Words [[gnu::vector_size(16), gnu::may_alias]] = uint32_t;  // no compiler takes it apart
     Words words;
     std::memcpy(&words, &value, sizeof words);
     *reinterpret_cast<Words*>(to) = words;
