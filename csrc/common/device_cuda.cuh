@@ -52,11 +52,14 @@ __device__ inline uint32_t bits_of(float value) {
   return __float_as_uint(value);
 }
 
-// To the nearest of the floats that TF32 has: 10 bits of mantissa. Of NaN, any number: ptxas makes
-// it an addition to the bits, by which the NaN of GPUs, 0x7fffffff, becomes -0.
-__device__ inline uint32_t round_to_tf32(float value) {
+// The bits of a float rounded to those that TF32 has, ties away from zero; NaN may become any
+// number. The compiler does not see that it is the same for the same float: it would keep factors
+// of many products in registers thrice.
+__device__ inline uint32_t round_to_tf32(uint32_t bits) {
   uint32_t result;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
+  asm("{.reg .b32 sum;\nadd.u32 sum, %1, 0x1000;\nand.b32 %0, sum, 0xffffe000;}"
+      : "=r"(result)
+      : "r"(bits));
   return result;
 }
 

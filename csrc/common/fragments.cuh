@@ -173,14 +173,17 @@ __device__ void left_factors(uint32_t (&a)[8 * size / step_depth<T>][4],
   }
 }
 
-// The numbers `bits` as TF32. A NaN that rounding loses is found again in what is left of it.
+// The numbers `bits` as TF32. Not by cvt.rna: it takes four instructions, and may lose NaN. That of
+// plain floats is found again in their tails; of others, products do not see the low bits.
 template <typename T, int size>
 __device__ void tf32_heads(uint32_t (&heads)[size], const uint32_t (&bits)[size]) {
   for (int i = 0; i < size; ++i) {
-    const float value = float_from_bits(bits[i]);
-    heads[i] = round_to_tf32(value);
-    if (std::is_same_v<T, tfloat32> && value != value) {
-      heads[i] = bits[i];
+    if constexpr (std::is_same_v<T, float>) {
+      heads[i] = round_to_tf32(bits[i]);
+    } else {
+      constexpr float half_unit = 1.0f / 2048;
+      const float power = float_from_bits(bits[i] & 0xff800000);
+      heads[i] = bits_of(float_from_bits(bits[i]) + half_unit * power);
     }
   }
 }

@@ -107,7 +107,7 @@ template <typename T>
 __device__ void load_tile(T* tile, const Map& map, const TileStart& start, int rows) {
   const TileInside inside(map, start, rows, tile_channels<T>);
   if (has_pieces<T>(map)) {
-    const PieceColumn<T> column(threadIdx.x, blockDim.x);
+    const PieceColumn<T> column(thread_anew(), blockDim.x);
     const int end = column.end(inside);
     const T* from = column.in(map, start);
     T* to = column.in(tile);

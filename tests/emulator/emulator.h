@@ -122,9 +122,8 @@ inline uint32_t bits_of(float value) {
   return bits;
 }
 
-// Half a unit of TF32 is added to the magnitude. As in CUDA, a NaN may become any number.
-inline uint32_t round_to_tf32(float value) {
-  return (bits_of(value) + 0x1000) & ~0x1fffu;
+inline uint32_t round_to_tf32(uint32_t bits) {
+  return (bits + 0x1000) & 0xffffe000;
 }
 
 float to_float(float16 value);

@@ -256,7 +256,6 @@ void add_conversions(Meanings& all) {
       each<[](f32 a, f32 b) { return joined(to_float16(a).bits, to_float16(b).bits); }>();
   all["cvt.rn.bf16x2.f32"] =
       each<[](f32 a, f32 b) { return joined(to_bfloat16(a).bits, to_bfloat16(b).bits); }>();
-  all["cvt.rna.tf32.f32"] = each<[](f32 a) { return round_to_tf32(a); }>();
 }
 
 // Each digit of `choice` names a byte of a and b; with 8 more, its sign fills the byte.
