@@ -35,6 +35,10 @@ def test_error_budget(shape, layout):
     check(on_itself(self_attention), (query, value))
 
 
+def test_channels_that_leave_room_for_8_rows():
+    check(self_attention, case(1, 257, 5, 5, 257))
+
+
 @pytest.mark.parametrize(
     ("operator", "layout"), [(LONG, "channels_last"), (SHORT, "contiguous"), (SHORT, "strided")]
 )
