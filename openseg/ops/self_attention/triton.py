@@ -45,13 +45,15 @@ def _pixels(tokens, first, columns, row_step, column_step):
 
 @triton.jit
 def _place(
-    first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK: tl.constexpr
-):
+    first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """(first pixel of a program's group, the tokens of its block, their pixels)."""
-    group = tl.program_id(1)
+    blocks = tl.cdiv(tokens, BLOCK)
+    group = tl.program_id(0) // blocks
     first += (group // across) * group_row_step + (group % across) * group_step
-    tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    return first, tokens, _pixels(tokens, first, columns, row_step, column_step)
+    own = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    return first, own, _pixels(own, first, columns, row_step, column_step)
 
 
 @triton.jit
@@ -72,9 +74,9 @@ def attention_kernel(
     BLOCK: tl.constexpr, OTHERS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    image, c, cv = tl.program_id(1).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
     first, t, rows = _place(
-        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+        first, tokens, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
     )
     key += image * key_image
     value += image * value_image
@@ -106,7 +108,7 @@ def attention_kernel(
         out + image * out_image, context / total[:, None], rows, t < tokens, cv, out_pixel,
         out_channel, value_channels,
     )  # fmt: skip
-    tl.store(place + tl.num_programs(2).to(tl.int64) * pixels, 1.0 / total, mask=t < tokens)
+    tl.store(place + tl.num_programs(1).to(tl.int64) * pixels, 1.0 / total, mask=t < tokens)
 
 
 @triton.jit
@@ -138,9 +140,9 @@ def attention_query_kernel(
     BLOCK: tl.constexpr, OTHERS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    image, c, cv = tl.program_id(1).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
     first, t, rows = _place(
-        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+        first, tokens, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
     )
     key += image * key_image
     value += image * value_image
@@ -150,7 +152,7 @@ def attention_query_kernel(
     g = load_rows(
         grad + image * grad_image, rows, t < tokens, cv, grad_pixel, grad_channel, value_channels
     )
-    step = tl.num_programs(2).to(tl.int64) * pixels
+    step = tl.num_programs(1).to(tl.int64) * pixels
     known = tl.load(delta + image * pixels + rows, mask=t < tokens, other=0.0)
     total = tl.zeros((BLOCK, D), tl.float32)
     for start in range(0, tokens, OTHERS):
@@ -181,14 +183,14 @@ def attention_key_value_kernel(
     SHARED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values; SHARED: of the rows of a query that is the key."""
-    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    image, c, cv = tl.program_id(1).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
     first, t, rows = _place(
-        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+        first, tokens, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
     )
     grad += image * grad_image
     query += image * query_image
     statistics += image * pixels
-    step = tl.num_programs(2).to(tl.int64) * pixels
+    step = tl.num_programs(1).to(tl.int64) * pixels
     delta += image * pixels
     k = load_rows(key + image * key_image, rows, t < tokens, c, key_pixel, key_channel, channels)
     v = load_rows(
@@ -363,8 +365,9 @@ def _options(
     }
 
 
-def _grid(block: int, groups: Groups, images: int) -> tuple[int, int, int]:
-    return triton.cdiv(groups.tokens, block), groups.sets, images
+def _grid(block: int, groups: Groups, images: int) -> tuple[int, int]:
+    """Groups may be many: only the first number of a grid may be above 65535."""
+    return triton.cdiv(groups.tokens, block) * groups.sets, images
 
 
 def self_attention(
