@@ -45,13 +45,15 @@ def _pixels(tokens, first, columns, row_step, column_step):
 
 @triton.jit
 def _place(
-    first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK: tl.constexpr
-):
+    first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """(first pixel of a program's group, the tokens of its block, their pixels)."""
-    group = tl.program_id(1)
+    blocks = tl.cdiv(tokens, BLOCK)
+    group = tl.program_id(0) // blocks
     first += (group // across) * group_row_step + (group % across) * group_step
-    tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    return first, tokens, _pixels(tokens, first, columns, row_step, column_step)
+    own = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    return first, own, _pixels(own, first, columns, row_step, column_step)
 
 
 @triton.jit
@@ -69,12 +71,12 @@ def attention_kernel(
     query_image, query_pixel, query_channel, key_image, key_pixel, key_channel,
     value_image, value_pixel, value_channel, out_image, out_pixel, out_channel,
     first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
-    BLOCK: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    BLOCK: tl.constexpr, OTHERS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    image, c, cv = tl.program_id(1).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
     first, t, rows = _place(
-        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+        first, tokens, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
     )
     key += image * key_image
     value += image * value_image
@@ -84,8 +86,8 @@ def attention_kernel(
     greatest = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     context = tl.zeros((BLOCK, DV), tl.float32)
-    for start in range(0, tokens, KEYS):
-        s = start + tl.arange(0, KEYS)
+    for start in range(0, tokens, OTHERS):
+        s = start + tl.arange(0, OTHERS)
         at = _pixels(s, first, columns, row_step, column_step)
         k = load_rows(key, at, s < tokens, c, key_pixel, key_channel, channels)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
@@ -106,7 +108,7 @@ def attention_kernel(
         out + image * out_image, context / total[:, None], rows, t < tokens, cv, out_pixel,
         out_channel, value_channels,
     )  # fmt: skip
-    tl.store(place + tl.num_programs(2).to(tl.int64) * pixels, 1.0 / total, mask=t < tokens)
+    tl.store(place + tl.num_programs(1).to(tl.int64) * pixels, 1.0 / total, mask=t < tokens)
 
 
 @triton.jit
@@ -135,11 +137,12 @@ def attention_query_kernel(
     key_image, key_pixel, key_channel, value_image, value_pixel, value_channel,
     out_image, out_pixel, out_channel,
     first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
-    BLOCK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr, OTHERS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    image, c, cv = tl.program_id(1).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
     first, t, rows = _place(
-        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+        first, tokens, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
     )
     key += image * key_image
     value += image * value_image
@@ -149,11 +152,11 @@ def attention_query_kernel(
     g = load_rows(
         grad + image * grad_image, rows, t < tokens, cv, grad_pixel, grad_channel, value_channels
     )
-    step = tl.num_programs(2).to(tl.int64) * pixels
+    step = tl.num_programs(1).to(tl.int64) * pixels
     known = tl.load(delta + image * pixels + rows, mask=t < tokens, other=0.0)
     total = tl.zeros((BLOCK, D), tl.float32)
-    for start in range(0, tokens, BLOCK):
-        s = start + tl.arange(0, BLOCK)
+    for start in range(0, tokens, OTHERS):
+        s = start + tl.arange(0, OTHERS)
         at = _pixels(s, first, columns, row_step, column_step)
         k = load_rows(key, at, s < tokens, c, key_pixel, key_channel, channels)
         v = load_rows(value, at, s < tokens, cv, value_pixel, value_channel, value_channels)
@@ -176,18 +179,18 @@ def attention_key_value_kernel(
     value_image, value_pixel, value_channel, out_image, out_pixel, out_channel,
     out_value_image, out_value_pixel, out_value_channel,
     first, tokens, columns, row_step, column_step, across, group_row_step, group_step,
-    BLOCK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, SHARED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr, OTHERS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    SHARED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values; SHARED: of the rows of a query that is the key."""
-    image, c, cv = tl.program_id(2).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
+    image, c, cv = tl.program_id(1).to(tl.int64), tl.arange(0, D), tl.arange(0, DV)
     first, t, rows = _place(
-        first, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
+        first, tokens, columns, row_step, column_step, across, group_row_step, group_step, BLOCK
     )
     grad += image * grad_image
     query += image * query_image
     statistics += image * pixels
-    step = tl.num_programs(2).to(tl.int64) * pixels
+    step = tl.num_programs(1).to(tl.int64) * pixels
     delta += image * pixels
     k = load_rows(key + image * key_image, rows, t < tokens, c, key_pixel, key_channel, channels)
     v = load_rows(
@@ -199,8 +202,8 @@ def attention_key_value_kernel(
         own_delta = tl.load(delta + rows, mask=t < tokens, other=0.0)
     total = tl.zeros((BLOCK, D), tl.float32)
     value_total = tl.zeros((BLOCK, DV), tl.float32)
-    for start in range(0, tokens, BLOCK):
-        s = start + tl.arange(0, BLOCK)
+    for start in range(0, tokens, OTHERS):
+        s = start + tl.arange(0, OTHERS)
         at = _pixels(s, first, columns, row_step, column_step)
         q = load_rows(query, at, s < tokens, c, query_pixel, query_channel, channels)
         g = load_rows(grad, at, s < tokens, cv, grad_pixel, grad_channel, value_channels)
@@ -246,14 +249,15 @@ def attention(
     # Hopper's products of 128 rows have their operands in shared memory
     hopper = _triton.shared_memory(query) > 200 << 10
     times = 2 if d <= 256 and (hopper or query.element_size() == 4) else 1
-    block = _block(query, value, d + dv, dv, times * d if hopper else 0)
+    sums = dv if _vectors(query, value) else max(d, dv)
+    block = _block(query, value, d + dv, sums, times * d if hopper else 0)
     rows = times * block
     for part in groups:
         launch(
             attention_kernel, _grid(rows, part, images),
             query, key, value, out, statistics, pixels, channels, value_channels, scale,
             *strides(query), *strides(key), *strides(value), *strides(out), *part[1:],
-            BLOCK=rows, KEYS=block, **_options(attention_kernel, query, value, allow_tf32),
+            OTHERS=block, **_options(attention_kernel, query, value, rows, allow_tf32),
         )  # fmt: skip
     return out, statistics
 
@@ -285,21 +289,24 @@ def attention_backward(
     sizes = pixels, channels, value_channels, scale
     places = *strides(grad), *strides(query), *strides(other), *strides(value)
     most, width = (32, d + 2 * dv) if key is None else (64, d + dv)
-    block = min(most, _block(query, value, width, d + dv))
+    others = min(most, _block(query, value, width, d + dv))
+    # tl.dot sums over 16 at least; rows may be fewer
+    tight = 2 * others * (d + dv) * query.element_size() > _triton.shared_memory(query)
+    block = others // 2 if tight else others
     own = grad_query if key is None else grad_key
     for part in groups:
         launch(
             attention_key_value_kernel, _grid(block, part, images),
             grad, query, other, value, statistics, delta, own, grad_value, *sizes, *places,
-            *strides(own), *strides(grad_value), *part[1:], BLOCK=block, SHARED=key is None,
-            **_options(attention_key_value_kernel, query, value, allow_tf32),
+            *strides(own), *strides(grad_value), *part[1:], OTHERS=others, SHARED=key is None,
+            **_options(attention_key_value_kernel, query, value, block, allow_tf32),
         )  # fmt: skip
         if key is not None:
             launch(
                 attention_query_kernel, _grid(block, part, images),
                 grad, query, other, value, statistics, delta, grad_query, *sizes, *places,
-                *strides(grad_query), *part[1:], BLOCK=block,
-                **_options(attention_query_kernel, query, value, allow_tf32),
+                *strides(grad_query), *part[1:], OTHERS=others,
+                **_options(attention_query_kernel, query, value, block, allow_tf32),
             )  # fmt: skip
     return grad_query, grad_key, grad_value
 
@@ -331,7 +338,9 @@ def _vectors(query: Tensor, value: Tensor) -> bool:
     return query.shape[1] % 16 == value.shape[1] % 16 == 0
 
 
-def _options(kernel: Any, query: Tensor, value: Tensor, allow_tf32: bool) -> dict[str, Any]:
+def _options(
+    kernel: Any, query: Tensor, value: Tensor, block: int, allow_tf32: bool
+) -> dict[str, Any]:
     """What a kernel is compiled with: nothing is spilled then.
 
     With a second stage, maps come into shared memory past the registers. TF32 needs more of it.
@@ -341,22 +350,24 @@ def _options(kernel: Any, query: Tensor, value: Tensor, allow_tf32: bool) -> dic
     room = d + dv <= 512 or _triton.shared_memory(query) > 128 << 10
     tf32 = allow_tf32 and wide and room
     if kernel is attention_query_kernel:
-        once = wide
+        once = wide and block >= 16
     elif kernel is attention_key_value_kernel:
         once = tf32 or not (wide or _vectors(query, value))
     else:
         once = tf32 and d + dv > 512
     return {
+        "BLOCK": block,
         "D": d,
         "DV": dv,
         "PRECISION": precision(tf32),
-        "num_warps": 4 if tf32 and kernel is attention_query_kernel else 8,
+        "num_warps": 8 if block >= 16 else 4,
         "num_stages": 1 if once else 2,
     }
 
 
-def _grid(block: int, groups: Groups, images: int) -> tuple[int, int, int]:
-    return triton.cdiv(groups.tokens, block), groups.sets, images
+def _grid(block: int, groups: Groups, images: int) -> tuple[int, int]:
+    """Groups may be many: only the first number of a grid may be above 65535."""
+    return triton.cdiv(groups.tokens, block) * groups.sets, images
 
 
 def self_attention(

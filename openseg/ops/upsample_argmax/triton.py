@@ -61,7 +61,9 @@ def upsample_argmax_kernel(
         place = (image * out_height + y) * out_width + x
         tl.store(labels + place, label.to(labels.dtype.element_ty), mask=p < count)
         if CONFIDENCE:
-            tl.store(confidence + place, 1.0 / total, mask=p < count)
+            # NaN where all logits are -inf, as that of softmax
+            share = tl.where(best == -float("inf"), float("nan"), 1.0 / total)
+            tl.store(confidence + place, share, mask=p < count)
 
 
 def upsample_argmax(

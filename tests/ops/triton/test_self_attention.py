@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 import functools
+import importlib
 
 import pytest
 import torch
@@ -35,6 +36,10 @@ def test_error_budget(shape, layout):
     check(on_itself(self_attention), (query, value))
 
 
+def test_channels_that_leave_room_for_8_rows():
+    check(self_attention, case(1, 257, 5, 5, 257))
+
+
 @pytest.mark.parametrize(
     ("operator", "layout"), [(LONG, "channels_last"), (SHORT, "contiguous"), (SHORT, "strided")]
 )
@@ -52,6 +57,19 @@ def test_groups_end_at_the_border_of_a_map_without_padding(kind):
 
 def test_groups_of_several_blocks():
     check(functools.partial(LONG, groups=(2, 1)), case(1, 3, 14, 9, 5))
+
+
+def test_groups_may_be_more_than_a_grid_has_rows(monkeypatch):
+    grids = []
+    monkeypatch.setattr(
+        importlib.import_module("openseg.ops.self_attention.triton"),
+        "launch",
+        lambda kernel, grid, *arguments, **options: grids.append(grid),
+    )
+    operator = functools.partial(SHORT, groups=(1, 1), backend="triton")
+    with_gradients(operator, case(1, 1, 300, 300, 1))
+    assert len(grids) == 4
+    assert max(max(grid[1:]) for grid in grids) < 1 << 16
 
 
 def test_scores_far_below_zero_and_nan():

@@ -63,3 +63,12 @@ def test_opcheck():
 def test_says_what_it_cannot_count():
     with pytest.raises(RuntimeError, match="beyond what it counts in 32 bits"):
         label(torch.ones(1, 1, 1 << 15, 1), (1 << 15, 1))
+
+
+def test_confidence_of_logits_that_are_all_minus_infinity():
+    logits = torch.full((1, 3, 2, 2), -float("inf"))
+    labels, confidence = upsample_argmax(
+        logits, (5, 5), True, align_corners=False, backend="triton"
+    )
+    assert confidence.isnan().all()
+    assert (labels == 0).all()
