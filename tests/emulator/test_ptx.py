@@ -71,7 +71,7 @@ MUTANTS = [
     ),
     Mutant("no transposition", *PRODUCTS, VALUES, ".x4.trans", ".x4"),
     Mutant("upper half first", *PRODUCTS, VALUES, "bf16x2.f32 %0, %2, %1", "bf16x2.f32 %0, %1, %2"),
-    Mutant("numbers cut off", *PRODUCTS, VALUES, "%1, 0x1000", "%1, 0"),
+    Mutant("unseen bits", *PRODUCTS, VALUES, "and.b32 %0, sum, 0xffffe000", "mov.b32 %0, sum"),
     Mutant("copies of what is not there", *PRODUCTS, VALUES, "valid ? 16 : 0", "16"),
     Mutant("copies from anywhere", *PRODUCTS, "not aligned", '"l"(from)', '"l"((char*)from + 8)'),
     Mutant("a group too few", *PRODUCTS, "under way", '::"n"(groups)', '::"n"(groups + 1)'),
