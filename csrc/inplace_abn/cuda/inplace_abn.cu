@@ -59,17 +59,17 @@ __global__ void __launch_bounds__(threads) inplace_abn_moments_kernel(Statistics
   float sums[2 * width] = {};
   if (place.inside) {
     const Column<T, width> x(call.x, place);
-    const Vector<T, width> start = x.read(place.begin);
+    const Vector<T, width> start = x.read(0);
 #pragma unroll
     for (int v = 0; v < width; ++v) {
       shift[v] = to_float(start.values[v]);
     }
-    for (int64_t first = place.first; first < place.end; first += batch<width> * place.rows) {
+    for (int first = place.row; first < place.pixels; first += batch<width> * place.rows) {
       Vector<T, width> values[batch<width>];
 #pragma unroll
       for (int i = 0; i < batch<width>; ++i) {
-        const int64_t pixel = first + i * place.rows;
-        values[i] = x.read(pixel < place.end ? pixel : place.begin);  // which adds nothing
+        const int pixel = first + i * place.rows;
+        values[i] = x.read(pixel < place.pixels ? pixel : 0);  // which adds nothing
       }
 #pragma unroll
       for (int i = 0; i < batch<width>; ++i) {
@@ -152,17 +152,17 @@ __global__ void __launch_bounds__(threads) inplace_abn_kernel(ForwardCall call) 
   take_own(call.split.lanes, place.lane, found, c);
   const Column<T, width> x(abn.x, place);
   const Column<T, width> z(abn.z, place);
-  for (int64_t first = place.first; first < place.end; first += batch<width> * place.rows) {
+  for (int first = place.row; first < place.pixels; first += batch<width> * place.rows) {
     Vector<T, width> values[batch<width>];
 #pragma unroll
     for (int i = 0; i < batch<width>; ++i) {
-      const int64_t pixel = first + i * place.rows;
-      values[i] = x.read(pixel < place.end ? pixel : first);
+      const int pixel = first + i * place.rows;
+      values[i] = x.read(pixel < place.pixels ? pixel : first);
     }
     with_kind(abn, [&](auto kind) {
 #pragma unroll
       for (int i = 0; i < batch<width>; ++i) {
-        if (first + i * place.rows < place.end) {
+        if (first + i * place.rows < place.pixels) {
           z.write(first + i * place.rows, rounded<T, width>([&](int v) {
                     const float y = (to_float(values[i].values[v]) - c[0][v]) * c[1][v] + c[2][v];
                     return activate(kind, abn, y);
@@ -187,18 +187,18 @@ __device__ void for_pixels(const InPlaceAbnBackward& abn, const Place<width>& pl
   constexpr int count = batch<width> / 2;  // of two maps
   const Column<T, width> grads(abn.grad_z, place);
   const Column<T, width> kept(abn.kept, place);
-  for (int64_t first = place.first; first < place.end; first += count * place.rows) {
+  for (int first = place.row; first < place.pixels; first += count * place.rows) {
     Vector<T, width> values[2][count];
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const int64_t pixel = first + i * place.rows;
-      values[0][i] = grads.read(pixel < place.end ? pixel : first);
-      values[1][i] = kept.read(pixel < place.end ? pixel : first);
+      const int pixel = first + i * place.rows;
+      values[0][i] = grads.read(pixel < place.pixels ? pixel : first);
+      values[1][i] = kept.read(pixel < place.pixels ? pixel : first);
     }
     with_kind(abn, [&](auto kind) {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
-        if (first + i * place.rows < place.end) {
+        if (first + i * place.rows < place.pixels) {
           body(kind, first + i * place.rows, values[0][i], values[1][i]);
         }
       }
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_sums_kernel(Back
   if (place.inside) {
     float c[recovery_kinds][width];
     take_own(call.split.lanes, place.lane, found, c);
-    for_pixels<T>(abn, place, [&](auto kind, int64_t, const auto& grads, const auto& kept) {
+    for_pixels<T>(abn, place, [&](auto kind, int, const auto& grads, const auto& kept) {
 #pragma unroll
       for (int v = 0; v < width; ++v) {
         const Recovered value =
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(threads) inplace_abn_backward_kernel(BackwardC
   float c[backward_kinds][width];
   take_own(call.split.lanes, place.lane, found, c);
   const Column<T, width> grad_x(abn.grad_x, place);
-  for_pixels<T>(abn, place, [&](auto kind, int64_t pixel, const auto& grads, const auto& kept) {
+  for_pixels<T>(abn, place, [&](auto kind, int pixel, const auto& grads, const auto& kept) {
     grad_x.write(pixel, rounded<T, width>([&](int v) {
                    const Recovered value = recover(kind, abn, call.inverse,
                                                    to_float(grads.values[v]), kept.values[v], c, v);

@@ -24,13 +24,15 @@ struct Split {
 // it has read, so that what it writes does not displace what it is still to read.
 enum class Order { from_start, from_end };
 
-// The part of a thread: every `rows`-th pixel of first … end, in `width` channels.
+// The part of a thread: of the `pixels` of a slab every `rows`-th from `row` on, in `width`
+// channels.
 template <int width>
 struct Place {
   Order order;
   int lane, row, rows;
   int slab, group;  // of all images; of channels
-  int64_t image, begin, first, end, channel;
+  int pixels;
+  int64_t image, begin, channel;
   bool inside;
 
   __device__ Place(const Split& split, const Map& map, Order order)
@@ -40,12 +42,15 @@ struct Place {
         rows(threads / split.lanes),
         slab(order == Order::from_end ? gridDim.x - 1 - blockIdx.x : blockIdx.x),
         group(order == Order::from_end ? gridDim.y - 1 - blockIdx.y : blockIdx.y),
+        pixels(split.slab),
         image(slab / split.slabs),
         begin((int64_t)(slab % split.slabs) * split.slab),
-        first(begin + row),
-        end(begin + split.slab < map.pixels ? begin + split.slab : map.pixels),
         channel(((int64_t)group * split.lanes + lane) * width),
-        inside(channel < map.channels) {}
+        inside(channel < map.channels) {
+    if (begin + pixels > map.pixels) {
+      pixels = (int)(map.pixels - begin);
+    }
+  }
 };
 
 // Channels side by side of one pixel.
@@ -73,35 +78,33 @@ __device__ Vector<T, width> rounded(const Value& value) {
 template <int width>
 constexpr int float_piece = width < 4 ? width : 4;
 
-// The pixels of a thread's channels; from the end, each stands for its mirror image in the slab.
+// The pixels of a slab in a thread's channels; from the end, each stands for its mirror image.
 template <typename T, int width>
 class Column {
  public:
   __device__ Column(const Map& map, const Place<width>& place)
-      : start_(static_cast<T*>(map.data) + place.image * map.stride_batch +
-               place.channel * map.stride_channel),
-        stride_(map.stride_pixel),
-        order_(place.order) {
-    if (place.order == Order::from_end) {
-      start_ += (place.begin + place.end - 1) * stride_;
-      stride_ = -stride_;
-    }
+      : step_((int)map.stride_pixel * (int)sizeof(T)), order_(place.order) {
+    const int64_t pixel = place.begin + (order_ == Order::from_end ? place.pixels - 1 : 0);
+    start_ = reinterpret_cast<char*>(static_cast<T*>(map.data) + place.image * map.stride_batch +
+                                     place.channel * map.stride_channel + pixel * map.stride_pixel);
+    step_ = order_ == Order::from_end ? -step_ : step_;
   }
 
-  __device__ Vector<T, width> read(int64_t pixel) const {
+  __device__ Vector<T, width> read(int pixel) const {
     return order_ == Order::from_end ? read_last(at(pixel)) : *at(pixel);
   }
-  __device__ void write(int64_t pixel, const Vector<T, width>& values) const {
+  __device__ void write(int pixel, const Vector<T, width>& values) const {
     store_whole(at(pixel), values);
   }
 
  private:
-  __device__ Vector<T, width>* at(int64_t pixel) const {
-    return reinterpret_cast<Vector<T, width>*>(start_ + pixel * stride_);
+  // 32 bits times 32 bits plus 64 bits: one instruction.
+  __device__ Vector<T, width>* at(int pixel) const {
+    return reinterpret_cast<Vector<T, width>*>(start_ + (int64_t)pixel * step_);
   }
 
-  T* start_;
-  int64_t stride_;
+  char* start_;
+  int step_;  // in bytes
   Order order_;
 };
 
@@ -134,6 +137,9 @@ __device__ void add_rows(float (&sums)[count], float* tree, const Place<width>& 
 
 // Slabs do not depend on the width of vectors.
 inline Split split_of(const Map& map, int width = 1) {
+  constexpr int64_t most = 1 << 28;  // for Column
+  OPENSEG_CHECK(map.stride_pixel < most, "inplace_abn: pixels are ", map.stride_pixel,
+                " elements apart, the kernel for GPUs serves less than ", most);
   const bool along_channels = channels_are_neighbours(map);
   Split split{};
   split.lanes = 1;

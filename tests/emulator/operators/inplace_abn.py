@@ -228,7 +228,7 @@ MUTANTS = [
         "gradients of pixels beyond the last",
         "asan",
         ASAN,
-        "values[0][i] = grads.read(pixel < place.end ? pixel : first);",
+        "values[0][i] = grads.read(pixel < place.pixels ? pixel : first);",
         "values[0][i] = grads.read(pixel);",
     ),
     Mutant(
@@ -242,8 +242,8 @@ MUTANTS = [
         "another pixel counted for those beyond the end",
         "plain",
         VALUES,
-        "x.read(pixel < place.end ? pixel : place.begin);",
-        "x.read(pixel < place.end ? pixel : first);",
+        "x.read(pixel < place.pixels ? pixel : 0);",
+        "x.read(pixel < place.pixels ? pixel : first);",
     ),
     Mutant(
         "slope of the wrong side at an output of zero",
