@@ -136,6 +136,11 @@ __device__ void store_whole(T* to, const T& value) {
   }
 }
 
+// a b as a number of its own, which no sum takes in before it is rounded.
+__device__ inline float rounded_product(float a, float b) {
+  return __fmul_rn(a, b);
+}
+
 // Relative error about 2^-22 + 2^-24 |x|, 0 far below.
 __device__ inline float exp_fast(float x) {
   return __expf(x);

@@ -41,18 +41,36 @@ __device__ T* element(const Map& map, const TileStart& start) {
          start.pixel * map.stride_pixel + start.channel * map.stride_channel;
 }
 
+// The piece of a tile that a thread copies first. Where channels are neighbours, so are the pieces
+// of a row; else neighbouring threads have those of `rows` rows, the same channels.
+template <typename T, int rows>
+struct PiecePlace {
+  static constexpr int size = 16 / sizeof(T);
+  static constexpr int of_row = tile_channels<T> / size;
+  int row, channel;
+
+  __device__ PiecePlace(const Map& map, int thread)
+      : row(map.stride_channel == 1 ? thread / of_row : thread % rows),
+        channel((map.stride_channel == 1 ? thread % of_row : thread / rows) * size) {}
+
+  __device__ int64_t offset(const Map& map) const {
+    return row * map.stride_pixel + channel * map.stride_channel;
+  }
+  __device__ MapPiece<T>* in(T* tile) const {
+    return reinterpret_cast<MapPiece<T>*>(&tile[row * tile_stride<T> + channel]);
+  }
+};
+
 // The numbers of a tile that are in the map.
 struct TileInside {
   int rows, channels;
 
   __device__ TileInside(const Map& map, const TileStart& start, int rows, int channels)
-      : rows(at_most(map.pixels - start.pixel, rows)),
-        channels(at_most(map.channels - start.channel, channels)) {}
+      : rows(at_most((int)map.pixels - (int)start.pixel, rows)),
+        channels(at_most((int)map.channels - (int)start.channel, channels)) {}
 
  private:
-  __device__ static int at_most(int64_t value, int most) {
-    return value < most ? (int)value : most;
-  }
+  __device__ static int at_most(int value, int most) { return value < most ? value : most; }
 };
 
 // The pieces of a tile that a thread of `threads` moves, where all pieces can be: those of one
@@ -77,32 +95,25 @@ struct PieceColumn {
   }
 };
 
-// The piece of a tile that a thread moves in its turn, one number at a time: neighbours have the
-// same channels of neighbouring rows, or all channels of a row if these lie side by side.
-template <typename T, int rows>
-struct PiecePlace {
-  static constexpr int size = 16 / sizeof(T);
-  static constexpr int of_row = tile_channels<T> / size;
-  int row, channel;
-
-  __device__ PiecePlace(const Map& map, int turn)
-      : row(map.stride_channel == 1 ? turn / of_row : turn / (rows * of_row) * rows + turn % rows),
-        channel((map.stride_channel == 1 ? turn % of_row : turn / rows % of_row) * size) {}
-
-  // How many of its numbers are in the map, or more.
-  __device__ int count(const TileInside& inside) const {
-    return row < inside.rows ? inside.channels - channel : 0;
+// Starts the copy of a piece of which the map has `numbers` or more: zeros are for the others.
+template <typename T>
+__device__ void load_piece(MapPiece<T>* to, const T* at, const Map& map, bool pieces, int numbers) {
+  if (pieces) {
+    copy_async(to, at, numbers > 0);
+    return;
   }
-  __device__ int64_t offset(const Map& map) const {
-    return row * map.stride_pixel + channel * map.stride_channel;
+  MapPiece<T> piece = {};
+#pragma unroll
+  for (int i = 0; i < 16 / (int)sizeof(T); ++i) {
+    if (i < numbers) {
+      piece.values[i] = at[i * map.stride_channel];
+    }
   }
-  __device__ MapPiece<T>* in(T* tile) const {
-    return reinterpret_cast<MapPiece<T>*>(&tile[row * tile_stride<T> + channel]);
-  }
-};
+  *to = piece;
+}
 
-// Fills `rows` rows of a tile, with zeros beyond the map; they are there after wait_for_copies and
-// a barrier. The copies are not yet committed.
+// A block of 256 threads, a piece of 32 rows each, fills `rows` rows of a tile, with zeros beyond
+// the map; they are there after wait_for_copies and a barrier. The copies are not yet committed.
 template <typename T>
 __device__ void load_tile(T* tile, const Map& map, const TileStart& start, int rows) {
   const TileInside inside(map, start, rows, tile_channels<T>);
@@ -120,34 +131,67 @@ __device__ void load_tile(T* tile, const Map& map, const TileStart& start, int r
     return;
   }
   using Place = PiecePlace<T, warp_size>;
-  const T* const from = element<T>(map, start);
-  const int turns = (int)ceil_div(rows, warp_size) * warp_size * Place::of_row;
+  const Place place(map, thread_anew());
+  const int numbers = inside.channels - place.channel;
+  const T* at = element<T>(map, start) + place.offset(map);
+  MapPiece<T>* to = place.in(tile);
 #pragma unroll 1
-  for (int turn = threadIdx.x; turn < turns; turn += blockDim.x) {
-    const Place place(map, turn);
-    if (place.row >= rows) {
-      continue;
-    }
-    const int count = place.count(inside);
-    const T* at = from + place.offset(map);
-    MapPiece<T> piece = {};
-#pragma unroll
-    for (int i = 0; i < Place::size; ++i) {
-      if (i < count) {
-        piece.values[i] = *at;
-        at += map.stride_channel;
-      }
-    }
-    *place.in(tile) = piece;
+  for (int row = place.row; row < rows; row += warp_size) {
+    load_piece(to, at, map, false, row < inside.rows ? numbers : 0);
+    at += warp_size * map.stride_pixel;
+    to += warp_size * tile_stride<T> / Place::size;
   }
 }
+
+// The same for `tiles` tiles of up to 32 rows each that are side by side, and then for those of the
+// pixels after them. What they start from is kept, not found anew for each of them.
+template <typename T, int tiles, int rows>
+class TileRowLoader {
+  using Place = PiecePlace<T, warp_size>;
+  static_assert(rows <= warp_size);
+
+ public:
+  __device__ TileRowLoader(const Map& map, const TileStart& start)
+      : map_(map),
+        place_(map, threadIdx.x),
+        pieces_(has_pieces<T>(map)),
+        rows_left_((int)(map.pixels - start.pixel) - place_.row),
+        numbers_((int)(map.channels - start.channel) - place_.channel),
+        at_(element<T>(map, start) + place_.offset(map)) {}
+
+  // The tiles lie one after the other.
+  __device__ void load(T* tile) {
+    if (place_.row < rows) {
+      MapPiece<T>* to = place_.in(tile);
+      const T* at = at_;
+      int numbers = rows_left_ > 0 ? numbers_ : 0;
+#pragma unroll 1
+      for (int i = 0; i < tiles; ++i) {
+        load_piece(to, at, map_, pieces_, numbers);
+        to += rows * tile_stride<T> / Place::size;
+        at += tile_channels<T> * map_.stride_channel;
+        numbers -= tile_channels<T>;
+      }
+    }
+    at_ += rows * map_.stride_pixel;
+    rows_left_ -= rows;
+  }
+
+ private:
+  const Map& map_;
+  const Place place_;
+  const bool pieces_;
+  int rows_left_;
+  const int numbers_;
+  const T* at_;
+};
 
 // A warp writes `rows` rows of a tile to where they belong in the map.
 template <typename T, int rows>
 __device__ void store_rows(const Map& map, const TileStart& start, T* tile) {
   const TileInside inside(map, start, rows, tile_channels<T>);
   if (has_pieces<T>(map)) {
-    const PieceColumn<T> column(lane_index(), warp_size);
+    const PieceColumn<T> column(thread_anew() % warp_size, warp_size);
     const int end = column.end(inside);
     T* to = column.in(map, start);
     const T* from = column.in(tile);
@@ -161,20 +205,24 @@ __device__ void store_rows(const Map& map, const TileStart& start, T* tile) {
     return;
   }
   using Place = PiecePlace<T, rows>;
-  T* const to = element<T>(map, start);
+  Place place(map, thread_anew() % warp_size);
+  const int more_rows = map.stride_channel == 1 ? warp_size / Place::of_row : 0;
+  const int more_channels = map.stride_channel == 1 ? 0 : warp_size / rows * Place::size;
+  const int64_t more = more_rows * map.stride_pixel + more_channels * map.stride_channel;
+  T* to = element<T>(map, start) + place.offset(map);
 #pragma unroll 1
-  for (int turn = lane_index(); turn < rows * Place::of_row; turn += warp_size) {
-    const Place place(map, turn);
-    const int count = place.count(inside);
+  for (int turn = 0; turn < rows * Place::of_row / warp_size; ++turn) {
     const MapPiece<T> piece = *place.in(tile);
-    T* at = to + place.offset(map);
+    const int numbers = place.row < inside.rows ? inside.channels - place.channel : 0;
 #pragma unroll
     for (int i = 0; i < Place::size; ++i) {
-      if (i < count) {
-        *at = piece.values[i];
-        at += map.stride_channel;
+      if (i < numbers) {
+        to[i * map.stride_channel] = piece.values[i];
       }
     }
+    place.row += more_rows;
+    place.channel += more_channels;
+    to += more;
   }
 }
 

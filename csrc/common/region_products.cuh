@@ -344,7 +344,7 @@ constexpr int sum_pieces = 2 * warp_size;
 struct SumPlace {
   int region, channel;
 
-  __device__ SumPlace(int64_t index, int columns) {
+  __device__ SumPlace(int index, int columns) {
     const int e = index % 4;
     const int lane = index / 4 % warp_size;
     const int half = index / (4 * warp_size) % 2;

@@ -188,6 +188,10 @@ T read_last(const T* from) {
   return value;
 }
 
+inline float rounded_product(float a, float b) {
+  return a * b;
+}
+
 inline float exp_fast(float x) {
   return std::exp(x);
 }

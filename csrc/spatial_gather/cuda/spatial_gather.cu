@@ -6,19 +6,16 @@
 //
 // Backward: one pass over the pixels. What a softmax subtracts from its gradient is a mean over all
 // pixels, but here it is the scalar product of a region with its gradient.
-//
-// Weights are multiplied as 2^15 times what they are: float16 then has those of 2^-29 in full.
 #include "spatial_gather/cuda/spatial_gather.h"
 
 #include "common/region_products.cuh"
+#include "spatial_gather/cuda/exponentials.cuh"
 
 namespace openseg {
 namespace {
 
 constexpr int threads = 256;
 constexpr int warps = threads / warp_size;
-constexpr float lowest = -3.4e38f;  // finite, so that a split of logits at -inf counts as nothing
-constexpr float weight_unit = 1.0f / (1 << 15);
 
 // That a block sums up: as many as the registers of its warps suffice for.
 __host__ __device__ constexpr int group_channels(int64_t regions) {
@@ -39,112 +36,44 @@ struct BackwardCall : SpatialGatherBackward {
   PixelShares shares;
 };
 
-__device__ float scaled_logit(const Map& logits, float scale, const TileStart& at) {
-  float value = 0;
-  OPENSEG_DISPATCH_FLOATING(logits.dtype, value = to_float(*element<scalar_t>(logits, at)))
-  return scale * value;
+// Of which one block finds the statistics.
+__host__ __device__ inline int regions_at_once(const Map& logits) {
+  return logits.stride_channel == 1 ? warp_size : warps;
 }
-
-// The greatest value so far, and the sum of exp(value - greatest).
-struct Exponentials {
-  float greatest = lowest;
-  float sum = 0;
-
-  __device__ void add(float value) {
-    if (value > greatest) {
-      sum = sum * exp_fast(greatest - value) + 1.0f;
-      greatest = value;
-    } else {
-      sum += exp_fast(value - greatest);
-    }
-  }
-
-  __device__ void add(float other_greatest, float other_sum) {
-    const float both = fmaxf(greatest, other_greatest);
-    sum = sum * exp_fast(greatest - both) + other_sum * exp_fast(other_greatest - both);
-    greatest = both;
-  }
-};
 
 // Several threads, its parts, share a region; neighbours in memory go to neighbouring threads.
 __global__ void __launch_bounds__(threads) spatial_gather_statistics_kernel(ForwardCall call) {
   SharedMemory shared;
   float* const greatest = shared.take<float>(threads);
   float* const sums = shared.take<float>(threads);
-  const int64_t batch = blockIdx.y;
-  const int64_t count = call.logits.channels;
+  const int64_t batch = blockIdx.z;
+  const int count = (int)call.logits.channels;
   const int64_t begin = blockIdx.x * call.split_pixels;
   const int64_t end = begin + call.split_pixels < call.logits.pixels ? begin + call.split_pixels
                                                                      : call.logits.pixels;
-  float* const statistics = call.split_statistics + (batch * call.splits + blockIdx.x) * 2 * count;
 
   const bool side_by_side = call.logits.stride_channel == 1;
-  int width = warps;  // regions at a time
-  while (side_by_side && width < count && width < threads) {
-    width *= 2;
+  const int parts = threads / regions_at_once(call.logits);
+  const int part = side_by_side ? warp_index() : lane_index();
+  const int own = side_by_side ? lane_index() : warp_index();
+  const int region = blockIdx.y * regions_at_once(call.logits) + own;
+  Exponentials mine;
+  if (region < count) {
+    const TileStart start{batch, begin + part, region};
+    OPENSEG_DISPATCH_FLOATING(call.logits.dtype, mine = exponentials<scalar_t>(
+                                                     call.logits, call.scale, start, parts, end))
   }
-  const int parts = threads / width;
-  const int part = side_by_side ? threadIdx.x / width : threadIdx.x % parts;
-  const int own = side_by_side ? threadIdx.x % width : threadIdx.x / parts;
-  for (int64_t first = 0; first < count; first += width) {
-    const int64_t region = first + own;
-    Exponentials mine;
-    for (int64_t pixel = begin + part; region < count && pixel < end; pixel += parts) {
-      mine.add(scaled_logit(call.logits, call.scale, {batch, pixel, region}));
+  greatest[own * parts + part] = mine.greatest;
+  sums[own * parts + part] = mine.sum;
+  sync_block();
+  if (part == 0 && region < count) {
+    for (int other = 1; other < parts; ++other) {
+      mine.add(greatest[own * parts + other], sums[own * parts + other]);
     }
-    greatest[own * parts + part] = mine.greatest;
-    sums[own * parts + part] = mine.sum;
-    sync_block();
-    if (part == 0 && region < count) {
-      for (int other = 1; other < parts; ++other) {
-        mine.add(greatest[own * parts + other], sums[own * parts + other]);
-      }
-      statistics[region] = mine.greatest;
-      statistics[count + region] = mine.sum;
-    }
-    sync_block();  // the parts have been read
-  }
-}
-
-// weights[row, region] = exp(logit - greatest) * factors[region] / weight_unit, 0 where there is no
-// pixel or no region. Without factors they are 1. `workers` warps share the work; neighbours in
-// memory go to neighbouring lanes.
-template <typename T>
-__device__ void fill_weights(T* weights, int stride, const Map& logits, float scale,
-                             const TileStart& start, int rows, int worker, int workers,
-                             const float* greatest, const float* factors) {
-  constexpr int at_once = 4;  // loads under way in each thread
-  const bool side_by_side = logits.stride_channel == 1;
-  const int regions = padded_regions(logits.channels);
-  const int inner = side_by_side ? regions : rows;
-  const int outer = side_by_side ? rows : regions;
-  for (int i = lane_index(); i < inner; i += warp_size) {
-    for (int first = worker; first < outer; first += at_once * workers) {
-      const auto place = [&](int j) {
-        const int o = first + j * workers;
-        return TileStart{start.batch, start.pixel + (side_by_side ? o : i), side_by_side ? i : o};
-      };
-      const auto inside = [&](const TileStart& at) {
-        return at.pixel < logits.pixels && at.channel < logits.channels;
-      };
-      float values[at_once];
-#pragma unroll
-      for (int j = 0; j < at_once; ++j) {
-        values[j] = inside(place(j)) ? scaled_logit(logits, scale, place(j)) : 0;
-      }
-#pragma unroll
-      for (int j = 0; j < at_once; ++j) {
-        const TileStart at = place(j);
-        float weight = 0;
-        if (inside(at)) {
-          weight = exp_fast(values[j] - greatest[at.channel]) * (1.0f / weight_unit);
-          weight *= factors ? factors[at.channel] : 1.0f;
-        }
-        if (first + j * workers < outer) {
-          store(&weights[(at.pixel - start.pixel) * stride + at.channel], weight);
-        }
-      }
-    }
+    float* const statistics =
+        call.split_statistics + (batch * call.splits + blockIdx.x) * 2 * count;
+    statistics[region] = mine.greatest;
+    statistics[count + region] = mine.sum;
   }
 }
 
@@ -157,28 +86,27 @@ class GatherBlock {
   static constexpr int rows = tile_channels<T> / 2;  // pixels at a time
   static constexpr int tiles = channels / tile_channels<T>;
   static constexpr int tile_size = rows * tile_stride<T>;
+  static constexpr int weights_stride = regions + 16 / sizeof(T);
 
-  __host__ __device__ GatherBlock(SharedMemory& shared, int64_t count)
-      : weights_stride_(padded_regions(count) + 16 / sizeof(T)),
-        features_(shared.take<T>(2 * tiles * tile_size)),
-        weights_(shared.take<T>(2 * rows * weights_stride_)) {}
+  __host__ __device__ explicit GatherBlock(SharedMemory& shared)
+      : features_(shared.take<T>(2 * tiles * tile_size)),
+        weights_(shared.take<T>(2 * rows * weights_stride)),
+        greatest_(shared.take<float>(regions)) {}
 
-  __device__ T* tile(int stage, int index) const {
-    return features_ + (stage * tiles + index) * tile_size;
-  }
-  __device__ T* weights(int stage) const { return weights_ + stage * rows * weights_stride_; }
-  __device__ int weights_stride() const { return weights_stride_; }
+  __device__ T* features(int stage) const { return features_ + stage * tiles * tile_size; }
+  __device__ T* weights(int stage) const { return weights_ + stage * rows * weights_stride; }
+  __device__ float* greatest() const { return greatest_; }  // logit of each region
 
   // The columns of the tiles that this warp sums up.
   __device__ const T* own_features(int stage) const {
     const int channel = warp_index() * warp_channels;
-    return tile(stage, channel / tile_channels<T>) + channel % tile_channels<T>;
+    return features(stage) + channel / tile_channels<T> * tile_size + channel % tile_channels<T>;
   }
 
  private:
-  int weights_stride_;
   T* features_;
   T* weights_;
+  float* greatest_;
 };
 
 template <typename T, int regions>
@@ -187,7 +115,7 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor<regions>)
   using Block = GatherBlock<T, regions>;
   SharedMemory shared;
   const int count = (int)call.logits.channels;
-  const Block block(shared, count);
+  const Block block(shared);
   const int batch = blockIdx.z;
   const int split = blockIdx.y;
   const int64_t begin = split * call.split_pixels;
@@ -195,6 +123,11 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor<regions>)
   const int steps = (int)ceil_div(left < call.split_pixels ? left : call.split_pixels, Block::rows);
   const int64_t part = batch * call.splits + split;
   const float* const greatest = call.split_statistics + part * 2 * count;
+  for (int region = threadIdx.x; region < count; region += threads) {
+    block.greatest()[region] = greatest[region];
+  }
+  TileRowLoader<T, Block::tiles, Block::rows> features(
+      call.features, {batch, begin, (int64_t)blockIdx.x * Block::channels});
 
   float sums[regions / 16][Block::warp_channels / 8][4] = {};
   for (int step = -1; step < steps; ++step) {
@@ -202,18 +135,15 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor<regions>)
     sync_block();
     if (step + 1 < steps) {
       const int stage = (step + 1) % 2;
-      const int64_t pixel = begin + (step + 1) * Block::rows;
-#pragma unroll 1
-      for (int tile = 0; tile < Block::tiles; ++tile) {
-        const int64_t channel = (int64_t)blockIdx.x * Block::channels + tile * tile_channels<T>;
-        load_tile(block.tile(stage, tile), call.features, {batch, pixel, channel}, Block::rows);
-      }
+      features.load(block.features(stage));
       commit_copies();
-      fill_weights<T>(block.weights(stage), block.weights_stride(), call.logits, call.scale,
-                      {batch, pixel, 0}, Block::rows, warp_index(), warps, greatest, nullptr);
+      const TileStart start{batch, begin + (step + 1) * Block::rows, 0};
+      const Weights weights{call.logits, call.scale, block.greatest(), nullptr};
+      weights.fill<Block::rows, warps>(block.weights(stage), Block::weights_stride, start,
+                                       warp_index());
     }
     if (step >= 0) {
-      add_squares(sums, (int)ceil_div(count, 16), block.weights(step % 2), block.weights_stride(),
+      add_squares(sums, (int)ceil_div(count, 16), block.weights(step % 2), Block::weights_stride,
                   block.own_features(step % 2), Block::rows);
     }
   }
@@ -234,35 +164,63 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor<regions>)
   }
 }
 
-// A thread merges one number of all splits.
+// A thread merges a piece of all splits: two channels of two regions.
+template <int channels>
 __global__ void __launch_bounds__(threads) spatial_gather_merge_kernel(ForwardCall call) {
-  const int64_t group_numbers = 4 * call.group_sums;
-  const int64_t numbers = call.groups * group_numbers;
-  const int64_t index = (int64_t)blockIdx.x * threads + threadIdx.x;
-  const int64_t batch = blockIdx.y;
-  const int64_t count = call.logits.channels;
-  const int channels = group_channels(count);
-  const SumPlace place(index % group_numbers, channels / 16);
-  const int64_t channel = index / group_numbers * channels + place.channel;
-  if (index >= numbers || place.region >= count || channel >= call.features.channels) {
+  const int index = blockIdx.x * threads + threadIdx.x;
+  const int64_t batch = blockIdx.z;
+  const int count = (int)call.logits.channels;
+  const SumPlace place(4 * index, channels / 16);
+  const int64_t channel = (int64_t)blockIdx.y * channels + place.channel;
+  if (index >= call.group_sums || place.region >= count || channel >= call.features.channels) {
     return;
   }
+  const int other = place.region + 8 < count ? 8 : 0;  // from the first region to the second
   const float* const statistics =
       call.split_statistics + batch * call.splits * 2 * count + place.region;
-  Exponentials all;
-  for (int64_t split = 0; split < call.splits; ++split) {
-    all.add(statistics[split * 2 * count], statistics[split * 2 * count + count]);
+  float greatest[2] = {lowest, lowest};
+  const float* at = statistics;
+  for (int split = 0; split < call.splits; ++split, at += 2 * count) {
+    for (int i = 0; i < 2; ++i) {
+      greatest[i] = fmaxf(greatest[i], at[i * other]);
+    }
   }
-  const float* const sums =
-      reinterpret_cast<const float*>(call.sums) + batch * call.splits * numbers + index;
-  float sum = 0;
-  for (int64_t split = 0; split < call.splits; ++split) {
-    sum += exp_fast(statistics[split * 2 * count] - all.greatest) * sums[split * numbers];
+  const SumPiece* pieces =
+      call.sums + (batch * call.splits * call.groups + blockIdx.y) * call.group_sums + index;
+  float exponentials[2] = {};
+  float merged[4] = {};
+  at = statistics;
+  for (int split = 0; split < call.splits; ++split, at += 2 * count) {
+    const SumPiece piece = *pieces;
+    pieces += call.groups * call.group_sums;
+    for (int i = 0; i < 2; ++i) {
+      const float factor = exp_fast(at[i * other] - greatest[i]);
+      exponentials[i] += factor * at[i * other + count];
+      merged[2 * i] += factor * piece.values[2 * i];
+      merged[2 * i + 1] += factor * piece.values[2 * i + 1];
+    }
   }
-  *element<float>(call.out, {batch, place.region, channel}) = sum * weight_unit / all.sum;
-  if (channel == 0) {
-    call.statistics[batch * 2 * count + place.region] = all.greatest;
-    call.statistics[batch * 2 * count + count + place.region] = 1.0f / all.sum;
+  float* const first_out = element<float>(call.out, {batch, place.region, channel});
+  for (int i = 0; i < 2; ++i) {
+    const int region = place.region + 8 * i;
+    if (region < count) {
+      const float norm = 1.0f / exponentials[i];
+      const float first = merged[2 * i] * (weight_unit * norm);
+      const float second = merged[2 * i + 1] * (weight_unit * norm);
+      float* const out = first_out + 8 * i * call.out.stride_pixel;
+      if (channel + 1 < call.features.channels && (uintptr_t)out % 8 == 0) {
+        store_pair(out, first, second);
+      } else {
+        out[0] = first;
+        if (channel + 1 < call.features.channels) {
+          out[1] = second;
+        }
+      }
+      if (channel == 0) {
+        call.statistics[batch * 2 * count + region] = greatest[i];
+        call.statistics[batch * 2 * count + count + region] = norm;
+      }
+    }
   }
 }
 
@@ -285,37 +243,70 @@ __global__ void __launch_bounds__(threads) spatial_gather_means_kernel(BackwardC
   }
 }
 
+// Of a tile that holds floats, in floats.
+template <typename T>
+constexpr int staged_stride = tile_stride<T> * sizeof(T) / sizeof(float);
+
+// The gradients of the logits of 16 pixels and 32 regions or fewer, from scalar products in
+// `staged`. Neighbours in memory go to neighbouring lanes. Products fill the registers here: hence a
+// type that is looked up where it is stored, and places that are not kept.
+template <bool side_by_side, typename T>
+__device__ void write_logit_gradients(const BackwardCall& call, const TileStart& start,
+                                      const T* weights, int stride, const float* staged) {
+  const Map& map = call.grad_logits;
+  const TileInside inside(map, start, 16, 32);
+  const float* const means = call.means + start.batch * map.channels + start.channel;
+  const float factor = call.forward.scale * weight_unit;
+  constexpr int inner_size = side_by_side ? 32 : 16;
+  constexpr int step = warp_size / inner_size;
+  const int lane = thread_anew() % warp_size;
+  const int inner = lane % inner_size;
+  const int first = lane / inner_size;
+  const int row = side_by_side ? first : inner;
+  const int column = side_by_side ? inner : first;
+  if (inner < (side_by_side ? inside.channels : inside.rows)) {
+    int64_t to = start.batch * map.stride_batch + (start.pixel + row) * map.stride_pixel +
+                 (start.channel + column) * map.stride_channel;
+    weights += row * stride + start.channel + column;
+    staged += row * staged_stride<T> + column;
+#pragma unroll 1
+    for (int outer = first; outer < (side_by_side ? inside.rows : inside.channels); outer += step) {
+      const float mean = means[side_by_side ? inner : outer];
+      const float gradient = factor * to_float(*weights) * (*staged - mean);
+      OPENSEG_DISPATCH_FLOATING(map.dtype, store(static_cast<scalar_t*>(map.data) + to, gradient))
+      to += step * (side_by_side ? map.stride_pixel : map.stride_channel);
+      weights += side_by_side ? step * stride : step;
+      staged += side_by_side ? step * staged_stride<T> : step;
+    }
+  }
+}
+
 // From the scalar products of 16 pixels with the gradients of regions, by way of a tile of pixels
-// that is free: 16 regions at a time, neighbours in memory in neighbouring lanes.
+// that is free: 32 regions at a time.
 template <typename T, int size>
 __device__ void write_logit_gradients(const BackwardCall& call, const TileStart& start,
                                       const T* weights, int stride, T* tile,
                                       const float (&products)[size][4]) {
-  constexpr int staged_stride = tile_stride<T> * sizeof(T) / sizeof(float);
   float* const staged = reinterpret_cast<float*>(tile);
   const Map& map = call.grad_logits;
-  const bool side_by_side = map.stride_channel == 1;
 #pragma unroll
-  for (int i = 0; i < size; i += 2) {
+  for (int i = 0; i < size; i += 4) {
     if (8 * i < map.channels) {
       sync_warp();  // the tile has been read
-      const float pair[2][4] = {
-          {products[i][0], products[i][1], products[i][2], products[i][3]},
-          {products[i + 1][0], products[i + 1][1], products[i + 1][2], products[i + 1][3]}};
-      put_rows(staged, staged_stride, pair, 16);
-      sync_warp();
-#pragma unroll 1
-      for (int turn = lane_index(); turn < 16 * 16; turn += warp_size) {
-        const int row = side_by_side ? turn / 16 : turn % 16;
-        const int column = side_by_side ? turn % 16 : turn / 16;
-        const TileStart at{start.batch, start.pixel + row, 8 * i + column};
-        if (at.pixel < map.pixels && at.channel < map.channels) {
-          const float weight = weight_unit * to_float(weights[row * stride + at.channel]);
-          const float mean = call.means[start.batch * map.channels + at.channel];
-          const float gradient =
-              call.forward.scale * weight * (staged[row * staged_stride + column] - mean);
-          OPENSEG_DISPATCH_FLOATING(map.dtype, store(element<scalar_t>(map, at), gradient))
+      float part[4][4] = {};
+#pragma unroll
+      for (int j = 0; j < 4 && i + j < size; ++j) {
+        for (int e = 0; e < 4; ++e) {
+          part[j][e] = products[i + j][e];
         }
+      }
+      put_rows(staged, staged_stride<T>, part, 32);
+      sync_warp();
+      const TileStart square{start.batch, start.pixel, 8 * i};
+      if (map.stride_channel == 1) {
+        write_logit_gradients<true>(call, square, weights, stride, staged);
+      } else {
+        write_logit_gradients<false>(call, square, weights, stride, staged);
       }
     }
   }
@@ -339,7 +330,7 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
 
   const int steps = 2 * tiles;
   const auto send = [&](int stage, int first, int step) {
-    const int64_t channel = (int64_t)(step % tiles) * channels;
+    const int channel = (step < tiles ? step : step - tiles) * channels;
     if (step < tiles) {
       load_tile(block.pixel_tile(stage), call.forward.features, {batch, first, channel},
                 block.rows(first, end));
@@ -355,8 +346,8 @@ __global__ void __launch_bounds__(block_threads, blocks_per_multiprocessor<regio
     T* const weights = block.own_weights();
     if (has_pixels) {
       sync_warp();  // the weights before have been read
-      fill_weights<T>(weights, block.weights_stride(), logits, call.forward.scale, {batch, own, 0},
-                      Block::warp_pixels, 0, 1, statistics, statistics + count);
+      const Weights of{logits, call.forward.scale, statistics, statistics + count};
+      of.fill<Block::warp_pixels, 1>(weights, block.weights_stride(), {batch, own, 0}, 0);
     }
     float products[rows][regions / 8][4] = {};
     for (int step = 0; step < tiles; ++step) {
@@ -419,15 +410,15 @@ ForwardCall with_splits(const SpatialGather& call, float* scratch) {
 template <typename T, int regions>
 void run_forward(const ForwardCall& call, void* stream) {
   const int64_t batch = call.features.batch;
-  launch(spatial_gather_statistics_kernel, dim3(call.splits, batch), threads,
-         2 * threads * sizeof(float), stream, call);
+  launch(spatial_gather_statistics_kernel,
+         dim3(call.splits, ceil_div(call.logits.channels, regions_at_once(call.logits)), batch),
+         threads, 2 * threads * sizeof(float), stream, call);
   SharedMemory measure(nullptr);
-  GatherBlock<T, regions> block(measure, call.logits.channels);
+  GatherBlock<T, regions> block(measure);
   launch(spatial_gather_sums_kernel<T, regions>, dim3(call.groups, call.splits, batch), threads,
          measure.bytes(), stream, call);
-  launch(spatial_gather_merge_kernel,
-         dim3(ceil_div(4 * call.groups * call.group_sums, threads), batch), threads, 0, stream,
-         call);
+  launch(spatial_gather_merge_kernel<group_channels(regions)>,
+         dim3(ceil_div(call.group_sums, threads), call.groups, batch), threads, 0, stream, call);
 }
 
 template <typename T, int regions>

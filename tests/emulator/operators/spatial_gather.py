@@ -37,9 +37,11 @@ def check(kernels: Kernels) -> None:
         compare(kernels, 1, 8, 150, 3, "float16", True, "float32", layout, sharpness=1000)
     random = np.random.default_rng(0)
     features, logits = random.normal(size=(1, 8, 150)), random.normal(size=(1, 3, 150))
-    # A region that is absent from all but the last split, one that is nowhere, and equal logits.
-    logits[0, 0, :140], logits[0, 1], logits[0, 2] = -np.inf, -np.inf, 7
+    # A region that is absent from all but the last split, one that is nowhere, and logits that are
+    # equal, and of which the scale makes numbers that are rounded.
+    logits[0, 0, :140], logits[0, 1], logits[0, 2] = -np.inf, -np.inf, -1e30
     call = Gather(features, logits, "float32", True, "float32", False)
+    call.scale = 0.3
     out = call.forward(kernels)
     share = np.exp(call.scale * call.logits[0, 0, 140:])
     expected = (call.features[0, :, 140:] * share).sum(1) / share.sum()
@@ -171,11 +173,11 @@ def compare(kernels, b, c, n, k, products, last, logits_dtype, logits_last, shar
 
 MUTANTS = [
     Mutant(
-        "parts overwritten while they are read",
+        "parts read before they are there",
         "race",
-        RACE_WRITE,
-        "    sync_block();  // the parts have been read\n",
-        "",
+        UNWRITTEN,
+        "  sync_block();\n  if (part == 0",
+        "  if (part == 0",
     ),
     Mutant(
         "weights read before they are there",
@@ -209,15 +211,40 @@ MUTANTS = [
         "a result for regions that are not there",
         "asan",
         ASAN,
-        "index >= numbers || place.region >= count ||",
-        "index >= numbers ||",
+        "index >= call.group_sums || place.region >= count ||",
+        "index >= call.group_sums ||",
+    ),
+    Mutant(
+        "logits of pixels that are not there",
+        "asan",
+        ASAN,
+        "int row = worker + i * workers;\n"
+        "      const int real = row < inside.rows ? row : inside.rows - 1;",
+        "int real = worker + i * workers;",
+        "spatial_gather/cuda/exponentials.cuh",
+    ),
+    Mutant(
+        "logits of regions that are not there",
+        "asan",
+        ASAN,
+        "index < count ? to_float(*at[i]) : 0",
+        "to_float(*at[i])",
+        "spatial_gather/cuda/exponentials.cuh",
     ),
     Mutant(
         "splits of different greatest logits added up",
         "plain",
         VALUES,
-        "exp_fast(statistics[split * 2 * count] - all.greatest) *",
-        "1.0f *",
+        "exp_fast(at[i * other] - greatest[i]);",
+        "1.0f;",
+    ),
+    Mutant(
+        "differences of logits that are not rounded",
+        "plain",
+        VALUES,
+        "rounded_product(scale, logit) - greatest",
+        "fmaf(scale, logit, -greatest)",
+        "spatial_gather/cuda/exponentials.cuh",
     ),
     Mutant(
         "columns of another warp",
@@ -230,7 +257,7 @@ MUTANTS = [
         "no mean in the gradient of logits",
         "plain",
         VALUES,
-        "+ column] - mean);",
-        "+ column] - 0 * mean);",
+        "(*staged - mean)",
+        "(*staged - 0 * mean)",
     ),
 ]

@@ -193,7 +193,7 @@ template <typename T>
 void add_floats(Meanings& all, const std::string& type) {
   all["add." + type] = each<[](T a, T b) { return a + b; }>();
   all["sub." + type] = each<[](T a, T b) { return a - b; }>();
-  all["mul." + type] = each<[](T a, T b) { return a * b; }>();
+  all["mul." + type] = all["mul.rn." + type] = each<[](T a, T b) { return a * b; }>();
   all["fma.rn." + type] = each<[](T a, T b, T c) { return std::fma(a, b, c); }>();
   all["neg." + type] = each<[](T a) { return -a; }>();
   all["abs." + type] = each<[](T a) { return std::fabs(a); }>();
