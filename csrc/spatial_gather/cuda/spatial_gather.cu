@@ -248,8 +248,8 @@ template <typename T>
 constexpr int staged_stride = tile_stride<T> * sizeof(T) / sizeof(float);
 
 // The gradients of the logits of 16 pixels and 32 regions or fewer, from scalar products in
-// `staged`. Neighbours in memory go to neighbouring lanes. Products fill the registers here: hence a
-// type that is looked up where it is stored, and places that are not kept.
+// `staged`. Neighbours in memory go to neighbouring lanes. Products fill the registers here: hence
+// a type that is looked up where it is stored, and places that are not kept.
 template <bool side_by_side, typename T>
 __device__ void write_logit_gradients(const BackwardCall& call, const TileStart& start,
                                       const T* weights, int stride, const float* staged) {
