@@ -3,7 +3,7 @@
 // as they lie, a few rows at a time. To pack them would cost as much as the product.
 #pragma once
 
-#include "common/products.h"
+#include "common/tiles.h"
 
 namespace openseg::OPENSEG_ISA {
 namespace {
@@ -21,7 +21,7 @@ struct Count {
 };
 
 template <typename Word, typename T>
-constexpr bool has_words = sizeof(T) * per_word<Word> == sizeof(Word);
+constexpr bool has_words = sizeof(T) * per_word<Word> == sizeof(Word) && !in_tiles<Word>;
 
 // Whether `map`, as [channels, pixels], can be read so: in whole words from each pixel to the next.
 template <typename Word, typename T>
@@ -124,7 +124,7 @@ struct RegionRows {
         pitch(words<Word>(channels)) {}
 
   static int64_t bytes(int64_t regions, int64_t channels) {
-    return regions > few_regions || channels % panel
+    return in_tiles<Word> || regions > few_regions || channels % panel
                ? 0
                : regions * words<Word>(channels) * (int64_t)sizeof(Word);
   }

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// Compilers that know the tiles of AMX; elsewhere than on Linux nobody asks the system for them.
+#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define OPENSEG_HAS_TILES
+#endif
+
 namespace openseg {
 
-// Every csrc/<op>/cpu/*.cpp is compiled once for each of these, into a namespace of that name.
-enum class Isa { baseline, avx2, avx512 };
+// Every csrc/<op>/cpu/*.cpp is compiled once for each of these but the last, into a namespace of
+// that name. `amx` runs the code of avx512, which multiplies bfloat16 on tiles then.
+enum class Isa { baseline, avx2, avx512, amx };
 
 const char* isa_name(Isa isa);
 Isa isa_named(const char* name);  // throws for an unknown name and for one this machine cannot run
@@ -27,6 +33,6 @@ Isa cpu_isa();
   }
 
 #define OPENSEG_VARIANT(isa, function)                \
-  ((isa) == ::openseg::Isa::avx512 ? avx512::function \
+  ((isa) >= ::openseg::Isa::avx512 ? avx512::function \
    : (isa) == ::openseg::Isa::avx2 ? avx2::function   \
                                    : baseline::function)

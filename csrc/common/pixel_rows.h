@@ -174,7 +174,8 @@ template <typename T, typename Word>
 void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Word* memory,
                  Word* panels) {
   constexpr int run = 4 * per_word<Word>;
-  if (map.stride_channel != 1 || map.channels % run != 0) {
+  const bool fill = map.channels % (in_tiles<Word> ? panel : run) == 0;
+  if (map.stride_channel != 1 || !fill) {
     return turn(rows_of<T>(map, sets, set, pixels, memory), pixels.count, map.channels, panels);
   }
   const T* starts[most_block];
@@ -269,9 +270,13 @@ class Upcoming {
   int64_t rows_ = 0, at_ = 0, offset_ = 0;
 };
 
-// What pairs of weights are made in by `add_rows` and `add_columns`.
+// Pairs of weights, as `add_rows` and `add_columns` make them.
 template <typename Word>
-constexpr int64_t weights_size = per_word<Word> == 1 ? 0 : words<Word>(most_block) * score_pitch;
+constexpr int64_t weights_pitch = in_tiles<Word> ? most_block / 2 + 16 : score_pitch;
+template <typename Word>
+constexpr int64_t weights_size =
+    per_word<Word> == 1 ? 0
+                        : weights_pitch<Word> * (in_tiles<Word> ? most_block : most_block / 2);
 
 // `multiply` for a left factor that is larger than a panel of the right one, which stays in the
 // nearest cache.
@@ -295,16 +300,33 @@ void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, fl
   }
 }
 
+#if defined(__AVX512BF16__) && defined(OPENSEG_HAS_TILES)
+template <Rows>
+void multiply_panels(const Operands<TilePair>& in, int64_t rows, int64_t columns, float* out,
+                     int64_t stride, Upcoming& upcoming) {
+  Operands<TilePair> part = in;
+  for (int64_t x = 0; x < columns; x += panel, part.b += in.panel_pitch) {
+    part.a = in.a;
+    for (int64_t m = 0; m < rows; m += tile_rows, part.a += tile_rows * in.pitch_a) {
+      upcoming.fetch();
+      const int64_t left = rows - m;
+      multiply_panel<Into::add>(part, left < tile_rows ? left : tile_rows, columns - x,
+                                out + m * stride + x, stride);
+    }
+  }
+}
+#endif
+
 // scores[i, j] = Σ_c rows[i, c] · turned[j, c], whole panels of j. A slice of channels has a sum of
 // its own: in one long sum of squares, that of a pixel with itself, the rounding errors grow.
 template <typename Word>
 void scores_of(const Word* rows, int64_t count, int64_t channels, const Word* turned, int64_t width,
                float* scores, Upcoming& upcoming) {
-  const int64_t depth = words<Word>(channels);
-  for (int64_t c = 0; c < depth; c += slice) {
+  const int64_t depth = words<Word>(channels), step = in_tiles<Word> ? depth : slice;
+  for (int64_t c = 0; c < depth; c += step) {
     Operands<Word> in{rows + c,           left_pitch<Word>(channels),
                       turned + c * panel, panel,
-                      depth * panel,      depth - c < slice ? depth - c : slice};
+                      depth * panel,      depth - c < step ? depth - c : step};
     in.fresh = c == 0;
     multiply_panels<Rows::apart>(in, count, width, scores, score_pitch, upcoming);
   }
@@ -320,8 +342,8 @@ void add_rows(bool fresh, const float* weights, int64_t count, const Word* rows,
     const Operands<Word> in{weights, score_pitch, rows, pitch, panel, depth, 0, fresh};
     multiply_panels<Rows::apart>(in, count, channels, out, pitch, upcoming);
   } else {
-    pack(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, score_pitch);
-    const Operands<Word> in{memory, score_pitch, rows, pitch, panel, words<Word>(depth), 0, fresh};
+    pack_left(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, weights_pitch<Word>);
+    const Operands<Word> in{memory, weights_pitch<Word>, rows, pitch, panel, words<Word>(depth), 0, fresh};
     multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
   }
 }
@@ -335,9 +357,9 @@ void add_columns(bool fresh, const float* weights, int64_t count, const Word* ro
   if constexpr (per_word<Word> == 1) {
     left = weights;
   } else {
-    pack(Matrix<float>{weights, depth, count, score_pitch, 1}, memory, score_pitch);
+    pack_left(Matrix<float>{weights, depth, count, score_pitch, 1}, memory, weights_pitch<Word>);
   }
-  const Operands<Word> in{left, score_pitch, rows, pitch, panel, words<Word>(depth), 0, fresh};
+  const Operands<Word> in{left, weights_pitch<Word>, rows, pitch, panel, words<Word>(depth), 0, fresh};
   multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
 }
 
@@ -357,15 +379,15 @@ inline BlockPair pair_of(int64_t round, int64_t task, int64_t blocks) {
   return {a, blocks + round - a};
 }
 
-// Work{}(worker, context, begin, end) in pieces of 0..count, each with a Worker<dtype> of its own.
-template <template <typename> class Worker, typename Context, typename Work>
+// Work{}(worker, context, begin, end) in pieces of 0..count, each with a Worker of its own.
+template <template <typename, typename> class Worker, typename Context, typename Work>
 void run_workers(int64_t count, Context& context, Work) {
   run_parallel(
       count, 1,
       [](int64_t begin, int64_t end, void* pointer) {
         Context& context = *(Context*)pointer;
-        OPENSEG_DISPATCH_FLOATING(context.dtype, {
-          Worker<scalar_t> worker(context);
+        OPENSEG_DISPATCH_WORDS(context.dtype, {
+          Worker<scalar_t, word_t> worker(context);
           if (worker) {
             Work{}(worker, context, begin, end);
           } else {

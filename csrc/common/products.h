@@ -25,6 +25,11 @@ struct Pair {
   uint32_t bits;
 };
 
+// The same for products on tiles, see common/tiles.h.
+struct TilePair {
+  uint32_t bits;
+};
+
 template <typename T>
 struct WordFor {
   using type = float;
@@ -41,6 +46,13 @@ template <typename Word>
 constexpr int per_word = 1;
 template <>
 constexpr int per_word<Pair> = 2;
+template <>
+constexpr int per_word<TilePair> = 2;
+
+template <typename Word>
+constexpr bool in_tiles = false;
+template <>
+constexpr bool in_tiles<TilePair> = true;
 
 template <typename Word>
 struct ElementFor {
@@ -50,10 +62,22 @@ template <>
 struct ElementFor<Pair> {
   using type = bfloat16;
 };
+template <>
+struct ElementFor<TilePair> {
+  using type = bfloat16;
+};
 
+constexpr int64_t tile_side = 16;  // rows of a tile, and words of a row
+
+// Words that elements fill, and those of a reduction over them: tiles take 16 at a time, zeros at
+// the end.
+template <typename Word>
+constexpr int64_t filled_words(int64_t elements) {
+  return (elements + per_word<Word> - 1) / per_word<Word>;
+}
 template <typename Word>
 constexpr int64_t words(int64_t elements) {
-  return (elements + per_word<Word> - 1) / per_word<Word>;
+  return round_up(filled_words<Word>(elements), in_tiles<Word> ? tile_side : 1);
 }
 
 // An operand: rows are reduced over. One of the strides, in elements, is 1.
@@ -227,7 +251,7 @@ void pack_rows(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel
 template <typename Word, typename T>
 void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t panel_pitch) {
   constexpr int run = 4 * per_word<Word>;
-  const int64_t depth = words<Word>(from.rows);
+  const int64_t depth = filled_words<Word>(from.rows);
   T ends[lanes][run];
   for (int64_t x = 0; x < round_up(from.columns, panel); x += lanes) {
     const T* lines[lanes];
@@ -261,14 +285,20 @@ void pack_columns(const Matrix<T>& from, uint32_t* to, int64_t pitch, int64_t pa
   }
 }
 
-// Row r of words of panel p to to[p * panel_pitch + r * pitch]. Whole panels are written: columns
-// beyond the matrix, and the second half of a last odd row, are zero.
+// Row r of words of panel p to to[p * panel_pitch + r * pitch]. Whole panels are written, and all
+// of words(rows): columns and rows beyond the matrix are zero, and so is the second half of a last
+// odd row.
 template <typename Word, typename T>
 void pack(const Matrix<T>& from, Word* to, int64_t pitch, int64_t panel_pitch = panel) {
   if (from.stride_column == 1) {
     pack_rows<Word>(from, (uint32_t*)to, pitch, panel_pitch);
   } else {
     pack_columns<Word>(from, (uint32_t*)to, pitch, panel_pitch);
+  }
+  for (int64_t row = filled_words<Word>(from.rows); row < words<Word>(from.rows); ++row) {
+    for (int64_t x = 0; x < from.columns; x += panel) {
+      std::memset((void*)(to + row * pitch + x / panel * panel_pitch), 0, panel * sizeof(Word));
+    }
   }
 }
 
@@ -311,6 +341,20 @@ struct Operands {
 // stream: whole panels past the cache, see common/stream.h; add: whole panels of floats.
 enum class Into { set, stream, add };
 
+// A half of a row of a panel of sums.
+template <Into into, typename Out>
+inline void put(Out* row, vfloat sum, int half, int64_t columns, bool fresh) {
+  Out* const to = row + half * lanes;
+  if (into == Into::add && !fresh) {
+    sum += load<vfloat>(to);
+  }
+  if (into == Into::stream && columns >= panel) {
+    stream_float(to, sum);
+  } else {
+    store_some(to, sum, columns - half * lanes);
+  }
+}
+
 // `vectors`: 2 are a whole panel; 1, its first half.
 template <int rows, Into into, Rows lie, int vectors, typename Word, typename Out>
 void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
@@ -348,15 +392,7 @@ void tile(const Operands<Word>& in, Out* out, int64_t stride, int64_t columns) {
   for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 2
     for (int half = 0; half < vectors; ++half) {
-      Out* const to = out + i * stride + half * lanes;
-      if (into == Into::add && !in.fresh) {
-        sums[i][half] += load<vfloat>(to);
-      }
-      if (into == Into::stream && columns >= panel) {
-        stream_float(to, sums[i][half]);
-      } else {
-        store_some(to, sums[i][half], columns - half * lanes);
-      }
+      put<into>(out + i * stride, sums[i][half], half, columns, in.fresh);
     }
   }
 }
@@ -369,6 +405,12 @@ void tile_of(int64_t wanted, const Operands<Word>& in, Out* out, int64_t stride,
     }
   }
   tile<rows, into, lie, vectors>(in, out, stride, columns);
+}
+
+// Any operand as the left factor of `multiply`, whole panels of columns: [words(rows), pitch].
+template <typename Word, typename T>
+void pack_left(const Matrix<T>& from, Word* to, int64_t pitch) {
+  pack(from, to, pitch);
 }
 
 // out[m * stride + n] = Σ_r a[r, m] · b[r, n]

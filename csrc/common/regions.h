@@ -7,6 +7,10 @@
 namespace openseg::OPENSEG_ISA {
 namespace {
 
+// Words of a reduction over channels at once: tiles read and write sums in memory.
+template <typename Word>
+constexpr int64_t slice_of = in_tiles<Word> ? 2 * slice : slice;
+
 // [K, C] vectors of one image as a factor from the left, [C, K] words, for `project`.
 template <typename Word>
 struct Projection {
@@ -18,7 +22,7 @@ struct Projection {
       : data(scratch.take<Word>(size(regions, channels))),
         regions(regions),
         channels(channels),
-        pitch(round_up(regions, panel)),
+        pitch(in_tiles<Word> ? words<Word>(channels) : round_up(regions, panel)),
         rows(scratch, regions, channels) {}
 
   static int64_t size(int64_t regions, int64_t channels) {
@@ -32,12 +36,12 @@ struct Projection {
 
   template <typename T>
   void load_image(const Map& vectors, int64_t image) {
-    pack(image_of<T>(vectors, image), data, pitch);
+    pack_left(image_of<T>(vectors, image), data, pitch);
     rows.template load_image<T>(vectors, image);
   }
 
   // scores[k, n] = Σ_c vectors[k, c] · map[c, n] at a pitch of `block`, for up to `block` pixels.
-  // `packed`: [slice, block] words.
+  // `packed`: [slice_of<Word>, block] words.
   template <typename T>
   void project(const Matrix<T>& map, Word* packed, float* scores) const {
     if constexpr (has_words<Word, T>) {
@@ -45,18 +49,18 @@ struct Projection {
         return rows.project(map, scores);
       }
     }
-    constexpr int64_t step = slice * per_word<Word>;
+    constexpr int64_t step = slice_of<Word> * per_word<Word>;
     const int64_t columns = round_up(map.columns, panel);
     for (int64_t c = 0; c < channels; c += step) {
       Matrix<T> part = map;
       part.data += c * map.stride_row;
       part.rows = channels - c < step ? channels - c : step;
-      pack(part, packed, panel, slice * panel);
-      Operands<Word> in{data + c / per_word<Word> * pitch,
+      pack(part, packed, panel, slice_of<Word> * panel);
+      Operands<Word> in{data + c / per_word<Word> * (in_tiles<Word> ? 1 : pitch),
                         pitch,
                         packed,
                         panel,
-                        slice * panel,
+                        slice_of<Word> * panel,
                         words<Word>(part.rows)};
       in.fresh = c == 0;
       multiply<Into::add>(in, regions, columns, scores, block);
@@ -67,22 +71,31 @@ struct Projection {
 // [K, C] vectors of one image as the other factor, for `expand`.
 template <typename Word>
 struct Expansion {
-  Word* data;
-  int64_t regions, channels, pitch;
+  Word *data, *left;  // as the right factor and as the left one
+  int64_t regions, channels, pitch, pitch_left;
 
   Expansion(Scratch& scratch, int64_t regions, int64_t channels)
-      : data(scratch.take<Word>(bytes(regions, channels) / sizeof(Word))),
+      : data(scratch.take<Word>(size(regions, channels))),
+        left(in_tiles<Word> ? scratch.take<Word>(size(regions, channels)) : data),
         regions(regions),
         channels(channels),
-        pitch(round_up(channels, panel)) {}
+        pitch(round_up(channels, panel)),
+        pitch_left(in_tiles<Word> ? words<Word>(regions) : pitch) {}
+
+  static int64_t size(int64_t regions, int64_t channels) {
+    return words<Word>(regions) * round_up(channels, panel);
+  }
 
   static int64_t bytes(int64_t regions, int64_t channels) {
-    return words<Word>(regions) * round_up(channels, panel) * (int64_t)sizeof(Word);
+    return (in_tiles<Word> ? 2 : 1) * size(regions, channels) * (int64_t)sizeof(Word) + 64;
   }
 
   template <typename T>
   void load_image(const Map& vectors, int64_t image) {
     pack(image_of<T>(vectors, image).transposed(), data, pitch);
+    if (left != data) {
+      pack_left(image_of<T>(vectors, image).transposed(), left, pitch_left);
+    }
   }
 
   // map[c, n] = Σ_k weights[k, n] · vectors[k, c] for n = pixel..pixel+count of an image.
@@ -101,13 +114,16 @@ struct Expansion {
   template <Into into, typename T>
   void expand(const float* weights, Word* packed, const Matrix<T>& map) const {
     const int64_t depth = words<Word>(regions);
-    pack(Matrix<float>{weights, regions, map.columns, block, 1}, packed, block);
+    const Matrix<float> factors{weights, regions, map.columns, block, 1};
     T* const out = (T*)map.data;
     if (map.stride_column == 1) {
-      const Operands<Word> in{data, pitch, packed, block, panel, depth};
+      pack(factors, packed, block);
+      const Operands<Word> in{left, pitch_left, packed, block, panel, depth};
       multiply<into>(in, channels, map.columns, out, map.stride_row);
     } else {
-      const Operands<Word> in{packed, block, data, pitch, panel, depth};
+      const int64_t pitch_packed = in_tiles<Word> ? depth : block;
+      pack_left(factors, packed, pitch_packed);
+      const Operands<Word> in{packed, pitch_packed, data, pitch, panel, depth};
       multiply<into>(in, map.columns, channels, out, map.stride_column);
     }
   }
@@ -127,8 +143,8 @@ struct Reduction {
 
   Reduction(Scratch& scratch, int64_t regions)
       : regions(regions),
-        pitch(round_up(regions, panel)),
-        packed(scratch.take<Word>(depth * pitch)),
+        pitch(in_tiles<Word> ? depth : round_up(regions, panel)),
+        packed(scratch.take<Word>(depth * round_up(regions, panel))),
         piece(scratch.take<Word>(depth * panel)) {}
 
   static int64_t bytes(int64_t regions) {
@@ -146,11 +162,12 @@ struct Reduction {
         return reduce_rows(weights, regions, rows, packed, sums);
       }
     }
-    const int64_t before = pixel % together, end = pixel + count;
-    pack(Matrix<float>{weights, count, regions, 1, block}, packed + before / per_word<Word> * pitch,
-         pitch);
+    const int64_t before = pixel % together / per_word<Word>, end = pixel + count;
+    pack_left(Matrix<float>{weights, count, regions, 1, block},
+              packed + before * (in_tiles<Word> ? 1 : pitch), pitch);
     if (end % together == 0 || end == map.pixels) {
-      multiply_all(pixels_of<T>(map, image, pixel - before, before + count), sums);
+      const int64_t first = pixel - pixel % together;
+      multiply_all(pixels_of<T>(map, image, first, end - first), sums);
     }
   }
 
@@ -173,9 +190,10 @@ struct Reduction {
 
 // What `packed` has to hold in words for `project` and `expand`, with room for [block,
 // round_up(regions, panel)].
-inline int64_t packed_words(int64_t regions) {
+template <typename Word>
+int64_t packed_words(int64_t regions) {
   const int64_t pitch = round_up(regions, panel);
-  return block * (pitch > slice ? pitch : slice);
+  return block * (pitch > slice_of<Word> ? pitch : slice_of<Word>);
 }
 
 }  // namespace

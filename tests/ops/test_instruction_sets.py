@@ -16,7 +16,7 @@ from openseg import _ext
 
 pytestmark = pytest.mark.skipif(_ext.reason is not None, reason=str(_ext.reason))
 
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "amx")
 CASES = {  # of each file, as pytest selects them
     "confusion_matrix": "numpy_ignore and cpp",
     "inplace_abn_cpp": "saturated or nan or (shape1 and True and not strided)",

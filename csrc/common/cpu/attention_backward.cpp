@@ -97,10 +97,9 @@ void differentiate_both(float* scores, float* forth, float* back, int64_t count,
   }
 }
 
-template <typename T>
+template <typename T, typename Word>
 class Backward {
  public:
-  using Word = typename WordFor<T>::type;
   using Element = typename ElementFor<Word>::type;
 
   explicit Backward(const Context& context)
@@ -310,6 +309,7 @@ class Backward {
   Word* pairs_;                     // of weights
   float *scores_, *forth_, *back_;  // [most_block, score_pitch]
   float* own_sums_;                 // of a set that is one block
+  TilesFor<Word> tiles_;
   Upcoming upcoming_;
   // rows, in that memory unless they lay so
   const Word *query_ = nullptr, *grad_ = nullptr, *value_ = nullptr;

@@ -92,10 +92,9 @@ void weigh_columns(bool fresh, float* scores, int64_t count, int64_t width, floa
   }
 }
 
-template <typename T>
+template <typename T, typename Word>
 class Forward {
  public:
-  using Word = typename WordFor<T>::type;
 
   explicit Forward(const Context& context)
       : context_(context),
@@ -240,6 +239,7 @@ class Forward {
   float *scores_, *weights_;           // [most_block, score_pitch]
   Word* pairs_;                        // of weights
   float* statistics_;                  // [2, most_block]
+  TilesFor<Word> tiles_;
   Upcoming upcoming_;
   const Word* query_ = nullptr;                         // rows, in that memory unless they lay so
   const Word *own_value_ = nullptr, *value_ = nullptr;  // paired

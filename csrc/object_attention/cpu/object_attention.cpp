@@ -49,18 +49,16 @@ void softmax_backward(const float* weights, float* grad_weights, int64_t regions
   }
 }
 
-template <typename T>
+template <typename T, typename Word>
 class Forward {
  public:
-  using Word = typename WordFor<T>::type;
-
   explicit Forward(const ObjectAttention& call)
       : call_(call),
         scratch_(bytes(call)),
         key_(scratch_, call.key.pixels, call.query.channels),
         value_(scratch_, call.key.pixels, call.value.channels),
         scores_(scratch_.take<float>(call.key.pixels * block)),
-        packed_(scratch_.take<Word>(packed_words(call.key.pixels))) {}
+        packed_(scratch_.take<Word>(packed_words<Word>(call.key.pixels))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -86,7 +84,7 @@ class Forward {
     const int64_t regions = call.key.pixels;
     return Projection<Word>::bytes(regions, call.query.channels) +
            Expansion<Word>::bytes(regions, call.value.channels) +
-           4 * (regions * block + packed_words(regions)) + 4 * 64;
+           4 * (regions * block + packed_words<Word>(regions)) + 4 * 64;
   }
 
   const ObjectAttention& call_;
@@ -95,6 +93,7 @@ class Forward {
   Expansion<Word> value_;
   float* scores_;  // [K, block]
   Word* packed_;
+  TilesFor<Word> tiles_;
 };
 
 // The partial sums of one chunk, [K, pitch_key] and [K, pitch_value].
@@ -110,11 +109,9 @@ struct Sums {
   int64_t chunks;  // of an image
 };
 
-template <typename T>
+template <typename T, typename Word>
 class Backward {
  public:
-  using Word = typename WordFor<T>::type;
-
   Backward(const ObjectAttentionBackward& call, float* sums)
       : call_(call),
         in_(call.forward),
@@ -127,7 +124,7 @@ class Backward {
         to_value_(scratch_, in_.key.pixels),
         weights_(scratch_.take<float>(in_.key.pixels * block)),
         grad_(scratch_.take<float>(in_.key.pixels * block)),
-        packed_(scratch_.take<Word>(packed_words(in_.key.pixels))) {}
+        packed_(scratch_.take<Word>(packed_words<Word>(in_.key.pixels))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -169,7 +166,7 @@ class Backward {
     return Projection<Word>::bytes(regions, call.query.channels) +
            Projection<Word>::bytes(regions, call.value.channels) +
            Expansion<Word>::bytes(regions, call.query.channels) +
-           2 * Reduction<Word>::bytes(regions) + 4 * (2 * regions * block + packed_words(regions)) +
+           2 * Reduction<Word>::bytes(regions) + 4 * (2 * regions * block + packed_words<Word>(regions)) +
            6 * 64;
   }
 
@@ -182,6 +179,7 @@ class Backward {
   Reduction<Word> to_key_, to_value_;
   float *weights_, *grad_;  // [K, block]
   Word* packed_;
+  TilesFor<Word> tiles_;
 };
 
 // Row k of one image: Σ over chunks of sums[chunk * size + c].
@@ -230,8 +228,8 @@ bool object_attention_cpu(const ObjectAttention& call) {
       call.query.batch * blocks, 1,
       [](int64_t begin, int64_t end, void* pointer) {
         Context& context = *(Context*)pointer;
-        OPENSEG_DISPATCH_FLOATING(context.call.query.dtype, {
-          Forward<scalar_t> forward(context.call);
+        OPENSEG_DISPATCH_WORDS(context.call.query.dtype, {
+          Forward<scalar_t, word_t> forward(context.call);
           if (forward) {
             forward.run(begin, end);
           } else {
@@ -255,8 +253,8 @@ bool object_attention_backward_cpu(const ObjectAttentionBackward& call) {
       tasks, 1,
       [](int64_t begin, int64_t end, void* pointer) {
         Context& context = *(Context*)pointer;
-        OPENSEG_DISPATCH_FLOATING(context.call.forward.query.dtype, {
-          Backward<scalar_t> backward(context.call, context.sums);
+        OPENSEG_DISPATCH_WORDS(context.call.forward.query.dtype, {
+          Backward<scalar_t, word_t> backward(context.call, context.sums);
           if (backward) {
             backward.run(begin, end);
           } else {

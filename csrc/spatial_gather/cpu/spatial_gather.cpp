@@ -49,11 +49,9 @@ struct Partial {
   int64_t chunks;  // of an image
 };
 
-template <typename T>
+template <typename T, typename Word>
 class Forward {
  public:
-  using Word = typename WordFor<T>::type;
-
   Forward(const SpatialGather& call, float* partials)
       : call_(call),
         partial_(call),
@@ -131,6 +129,7 @@ class Forward {
   float* scores_;  // [K, block]
   float* lanes_;   // [K, lanes]: the greatest score, then the sum of weights, of each lane
   Reduction<Word> sums_;
+  TilesFor<Word> tiles_;
 };
 
 // Rows b * K + k of the result.
@@ -167,11 +166,9 @@ void merge(const SpatialGather& call, float* partials, int64_t begin, int64_t en
   }
 }
 
-template <typename T>
+template <typename T, typename Word>
 class Backward {
  public:
-  using Word = typename WordFor<T>::type;
-
   explicit Backward(const SpatialGatherBackward& call)
       : call_(call),
         in_(call.forward),
@@ -184,7 +181,7 @@ class Backward {
         means_(scratch_.take<float>(regions_)),
         weights_(scratch_.take<float>(regions_ * block)),
         grad_(scratch_.take<float>(regions_ * block)),
-        packed_(scratch_.take<Word>(packed_words(regions_))) {}
+        packed_(scratch_.take<Word>(packed_words<Word>(regions_))) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
@@ -264,7 +261,7 @@ class Backward {
     const int64_t channels = in_.features.channels;
     return Projection<Word>::bytes(regions_, channels) +
            Expansion<Word>::bytes(regions_, channels) +
-           4 * (regions_ * (2 * pitch_ + 2 * block + 1) + packed_words(regions_)) + 7 * 64;
+           4 * (regions_ * (2 * pitch_ + 2 * block + 1) + packed_words<Word>(regions_)) + 7 * 64;
   }
 
   const SpatialGatherBackward& call_;
@@ -277,6 +274,7 @@ class Backward {
   float* means_;            // [K]: their scalar products
   float *weights_, *grad_;  // [K, block]
   Word* packed_;
+  TilesFor<Word> tiles_;
 };
 
 }  // namespace
@@ -297,8 +295,8 @@ bool spatial_gather_cpu(const SpatialGather& call) {
       tasks, 1,
       [](int64_t begin, int64_t end, void* pointer) {
         Context& context = *(Context*)pointer;
-        OPENSEG_DISPATCH_FLOATING(context.call.features.dtype, {
-          Forward<scalar_t> forward(context.call, context.partials);
+        OPENSEG_DISPATCH_WORDS(context.call.features.dtype, {
+          Forward<scalar_t, word_t> forward(context.call, context.partials);
           if (forward) {
             forward.run(begin, end);
           } else {
@@ -327,8 +325,8 @@ bool spatial_gather_backward_cpu(const SpatialGatherBackward& call) {
       call.forward.features.batch * blocks, 1,
       [](int64_t begin, int64_t end, void* pointer) {
         Context& context = *(Context*)pointer;
-        OPENSEG_DISPATCH_FLOATING(context.call.forward.features.dtype, {
-          Backward<scalar_t> backward(context.call);
+        OPENSEG_DISPATCH_WORDS(context.call.forward.features.dtype, {
+          Backward<scalar_t, word_t> backward(context.call);
           if (backward) {
             backward.run(begin, end);
           } else {
