@@ -33,6 +33,17 @@ int64_t left_pitch(int64_t channels) {
   return row_pitch(words<Word>(channels));
 }
 
+// exp, as exact as the products of these words need weights.
+template <typename Word>
+inline vfloat weight_of(vfloat score) {
+#if defined(OPENSEG_TILES)
+  if constexpr (in_tiles<Word>) {
+    return exp_coarse(score);
+  }
+#endif
+  return exp(score);
+}
+
 struct Range {
   int64_t begin, count;
 };
@@ -83,6 +94,17 @@ void for_each_run(const Map& map, const PixelSets& sets, int64_t set, Range pixe
   }
 }
 
+// Pixels whose channels are whole panels.
+inline void copy_rows(const bfloat16* from, int64_t stride, int64_t count, int64_t channels,
+                      int64_t later, bfloat16* to, int64_t pitch) {
+  for (int64_t x = 0; x < count; ++x, from += stride, to += pitch) {
+    for (int64_t c = 0; c < channels; c += panel) {
+      __builtin_prefetch(from + later + c);
+      store(to + c, load<vint>(from + c));
+    }
+  }
+}
+
 // Pixels of a set to rows at left_pitch(channels), with zeros up to a whole panel of channels.
 template <typename T, typename Word>
 void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Word* rows) {
@@ -98,6 +120,12 @@ void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Wo
                    return pack(Matrix<T>{from, count, map.channels, 1, map.stride_channel,
                                          ahead * map.stride_channel},
                                to, pitch);
+                 }
+                 if constexpr (per_word<Word> == 2 && sizeof(T) == sizeof(Element)) {
+                   if (neighbours && map.channels % panel == 0) {
+                     return copy_rows(from, stride, count, map.channels, later * map.stride_pixel,
+                                      (Element*)to, pitch * 2);
+                   }
                  }
                  // a channel at a time where sets do not fill their lines: see
                  // common/pixel_slabs.h for those that do
@@ -219,6 +247,24 @@ const Word* paired(const Word* rows, int64_t count, int64_t channels, Word* memo
   }
 }
 
+// The same of pixels of a map: by way of rows in `row_memory` unless their channels are neighbours
+// and they lie in one line.
+template <typename T, typename Word>
+const Word* paired_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixels,
+                          Word* row_memory, Word* memory) {
+  if constexpr (per_word<Word> == 2) {
+    if (map.stride_channel == 1 && sets.lines == 1) {
+      for_each_run(map, sets, set, pixels,
+                   [&](int64_t first, int64_t stride, int64_t count, int64_t) {
+                     pack(Matrix<T>{(const T*)map.data + first, count, map.channels, stride, 1},
+                          memory, row_pitch(map.channels));
+                   });
+      return memory;
+    }
+  }
+  return paired(rows_of<T>(map, sets, set, pixels, row_memory), pixels.count, map.channels, memory);
+}
+
 template <typename Word>
 int64_t paired_size(int64_t count, int64_t channels) {
   return per_word<Word> == 1 ? 0 : words<Word>(count) * row_pitch(channels);
@@ -300,14 +346,14 @@ void multiply_panels(const Operands<Word>& in, int64_t rows, int64_t columns, fl
   }
 }
 
-#if defined(__AVX512BF16__) && defined(OPENSEG_HAS_TILES)
+#if defined(OPENSEG_TILES)
 template <Rows>
 void multiply_panels(const Operands<TilePair>& in, int64_t rows, int64_t columns, float* out,
                      int64_t stride, Upcoming& upcoming) {
   Operands<TilePair> part = in;
-  for (int64_t x = 0; x < columns; x += panel, part.b += in.panel_pitch) {
-    part.a = in.a;
-    for (int64_t m = 0; m < rows; m += tile_rows, part.a += tile_rows * in.pitch_a) {
+  for (int64_t m = 0; m < rows; m += tile_rows, part.a += tile_rows * in.pitch_a) {
+    part.b = in.b;
+    for (int64_t x = 0; x < columns; x += panel, part.b += in.panel_pitch) {
       upcoming.fetch();
       const int64_t left = rows - m;
       multiply_panel<Into::add>(part, left < tile_rows ? left : tile_rows, columns - x,
@@ -347,6 +393,18 @@ void add_rows(bool fresh, const float* weights, int64_t count, const Word* rows,
     multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
   }
 }
+
+#if defined(OPENSEG_TILES)
+// The same with weights that are a left factor already.
+inline void add_rows(bool fresh, const bfloat16* weights, int64_t count, const TilePair* rows,
+                     int64_t depth, int64_t channels, float* out, TilePair*, Upcoming& upcoming) {
+  const int64_t pitch = row_pitch(channels);
+  const Operands<TilePair> in{
+      (const TilePair*)weights, weights_pitch<TilePair>, rows, pitch, panel, words<TilePair>(depth),
+      0,                        fresh};
+  multiply_panels<Rows::apart>(in, count, channels, out, pitch, upcoming);
+}
+#endif
 
 // out[j, c] += Σ_i weights[i, j] · rows[i, c], for j below `count` and i below `depth`
 template <typename Word>

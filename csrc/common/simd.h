@@ -79,6 +79,9 @@ inline vfloat first_of(vfloat values, int64_t count, float rest = 0) {
 }
 
 inline float sum_of(vfloat values) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)values);  // as a tree: gcc makes a chain of the loop
+#endif
   float sum = 0;
   for (int lane = 0; lane < lanes; ++lane) {
     sum += values[lane];
@@ -87,6 +90,9 @@ inline float sum_of(vfloat values) {
 }
 
 inline float max_of(vfloat values) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)values);
+#endif
   float most = values[0];
   for (int lane = 1; lane < lanes; ++lane) {
     most = values[lane] > most ? values[lane] : most;
@@ -231,6 +237,21 @@ inline vfloat exp(vfloat x) {
   const vfloat power = (vfloat)(((vint)shifted + 127) << 23);
   return x < -87.0f ? vfloat{} : p * power;
 }
+
+#if defined(__AVX512F__)
+// exp(x) for x <= 88 to be rounded to 16 bits: relative error below 2^-17, 0 for x < -104; NaN stays
+// NaN.
+inline vfloat exp_coarse(vfloat x) {
+  const vfloat power = max(splat(-160.0f), x * 1.44269504f);
+  const vfloat n = (power + 0x1.8p23f) - 0x1.8p23f;
+  const vfloat f = power - n;
+  vfloat p = f * 0.0095700966f + 0.0559178628f;
+  p = p * f + 0.2402474433f;
+  p = p * f + 0.6931217909f;
+  p = p * f + 0.9999992847f;
+  return (vfloat)_mm512_scalef_ps((__m512)p, (__m512)n);
+}
+#endif
 
 // log(x) for x a positive normal number, error below 2e-7 of the greater of 1 and the result; NaN
 // stays NaN. With x = 2^n m, 0.7 < m < 1.5: log m = 2 artanh((m - 1) / (m + 1)), by its series.

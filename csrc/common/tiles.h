@@ -9,10 +9,14 @@
 #include "common/isa.h"
 #include "common/products.h"
 
+#if defined(__AVX512BF16__) && defined(OPENSEG_HAS_TILES)
+#define OPENSEG_TILES
+#endif
+
 namespace openseg::OPENSEG_ISA {
 namespace {
 
-#if defined(__AVX512BF16__) && defined(OPENSEG_HAS_TILES)
+#if defined(OPENSEG_TILES)
 #define OPENSEG_ON_TILES __attribute__((target("amx-tile,amx-bf16")))
 
 // The intrinsics do not tell gcc that they read and write all of the memory that they do.
@@ -188,7 +192,7 @@ template <typename Word>
 struct TilesFor {
   TilesFor() {}
 };
-#if defined(__AVX512BF16__) && defined(OPENSEG_HAS_TILES)
+#if defined(OPENSEG_TILES)
 template <>
 struct TilesFor<TilePair> {
   Tiles tiles;
@@ -199,7 +203,7 @@ struct TilesFor<TilePair> {
 }  // namespace openseg::OPENSEG_ISA
 
 // Runs `body`, an expression that uses `scalar_t` and the `word_t` of its products.
-#if defined(__AVX512BF16__) && defined(OPENSEG_HAS_TILES)
+#if defined(OPENSEG_TILES)
 #define OPENSEG_DISPATCH_WORDS(dtype, ...)                                                  \
   if ((dtype) == ::openseg::DType::bfloat16 && ::openseg::cpu_isa() == ::openseg::Isa::amx) { \
     using scalar_t = ::openseg::bfloat16;                                                   \

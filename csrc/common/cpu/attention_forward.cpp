@@ -38,21 +38,38 @@ void scale_row(float* row, int64_t channels, float factor) {
   }
 }
 
+// Weights are kept as `add_rows` takes them.
+template <typename Word>
+struct WeightFor {
+  using type = float;
+};
+template <>
+struct WeightFor<TilePair> {
+  using type = bfloat16;
+};
+
 // Weights of the queries in rows of scores [count, width]; `fresh`: nothing is summed yet.
+template <typename Word, typename Weight = typename WeightFor<Word>::type>
 void weigh_rows(bool fresh, const float* scores, int64_t count, int64_t width, float scale,
-                const Sums& sums, int64_t channels, float* weights) {
-  for (int64_t i = 0; i < count; ++i, scores += score_pitch, weights += score_pitch) {
+                const Sums& sums, int64_t channels, Weight* weights) {
+  const int64_t whole = width / lanes * lanes, end = round_up(width, panel);
+  for (int64_t i = 0; i < count; ++i, scores += score_pitch) {
     vfloat most = splat(sums.greatest[i]);
-    for (int64_t x = 0; x < width; x += lanes) {
-      most = max(first_of(load<vfloat>(scores + x) * scale, width - x, lowest), most);
+    for (int64_t x = 0; x < whole; x += lanes) {
+      most = max(load<vfloat>(scores + x) * scale, most);
     }
+    most = max(first_of(load<vfloat>(scores + whole) * scale, width - whole, lowest), most);
     const float greatest = max_of(most);
     vfloat total{};
-    for (int64_t x = 0; x < width; x += lanes) {
-      const vfloat weight = exp(load<vfloat>(scores + x) * scale - greatest);
-      total += first_of(weight, width - x);
-      store(weights + x, weight);
+    for (int64_t x = 0; x < end; x += lanes) {
+      vfloat weight = weight_of<Word>(load<vfloat>(scores + x) * scale - greatest);
+      if (x >= whole) {
+        weight = first_of(weight, width - x);
+      }
+      total += weight;
+      store_float(weights + x, weight);
     }
+    weights += weights_pitch<Word> * (int64_t)(sizeof(Word) / sizeof(Weight));
     if (greatest > sums.greatest[i]) {
       const float factor = exp(splat(sums.greatest[i] - greatest))[0];
       sums.greatest[i] = greatest;
@@ -66,6 +83,7 @@ void weigh_rows(bool fresh, const float* scores, int64_t count, int64_t width, f
 }
 
 // Weights of the queries in columns, in place.
+template <typename Word>
 void weigh_columns(bool fresh, float* scores, int64_t count, int64_t width, float scale,
                    const Sums& sums, int64_t channels) {
   for (int64_t x = 0; x < width; x += lanes) {
@@ -78,7 +96,7 @@ void weigh_columns(bool fresh, float* scores, int64_t count, int64_t width, floa
     vfloat total{};  // small weights would be lost one by one in a sum that is large
     for (int64_t i = 0; i < count; ++i) {
       float* const at = scores + i * score_pitch + x;
-      const vfloat weight = exp(load<vfloat>(at) * scale - most);
+      const vfloat weight = weight_of<Word>(load<vfloat>(at) * scale - most);
       total += weight;
       store(at, weight);
     }
@@ -96,6 +114,8 @@ template <typename T, typename Word>
 class Forward {
  public:
 
+  using Weight = typename WeightFor<Word>::type;
+
   explicit Forward(const Context& context)
       : context_(context),
         call_(context.call),
@@ -110,7 +130,7 @@ class Forward {
         value_memory_(scratch_.take<Word>(most_block * left_pitch<Word>(channels_))),
         value_pairs_(scratch_.take<Word>(paired_size<Word>(most_block, channels_))),
         scores_(scratch_.take<float>(scores_size)),
-        weights_(scratch_.take<float>(scores_size)),
+        weights_((Weight*)scratch_.take<Word>(own_weights_size)),
         pairs_(scratch_.take<Word>(weights_size<Word>)),
         statistics_(scratch_.take<float>(2 * most_block)) {}
 
@@ -145,8 +165,7 @@ class Forward {
     const Sums mine = sums_of(set, pair.a), theirs = sums_of(set, pair.b);
     load_queries(set, own);
     Word* const value = (Word*)sums_;  // which has room for rows, and is not needed here
-    gather<T>(call_.value, call_.sets, set, own, value);
-    own_value_ = paired(value, own.count, channels_, own_pairs_);
+    own_value_ = paired_pixels<T>(call_.value, call_.sets, set, own, value, own_pairs_);
     const Range others = range(pair.b);
     load_keys(set, others);
     meet(context_.round == 0, own.count, mine, others.count, pair.a == pair.b ? nullptr : &theirs);
@@ -177,8 +196,8 @@ class Forward {
 
   void load_keys(int64_t set, Range pixels) {
     turn_pixels<T>(call_.key, call_.sets, set, pixels, key_memory_, turned_);
-    value_ = paired(rows_of<T>(call_.value, call_.sets, set, pixels, value_memory_), pixels.count,
-                    channels_, value_pairs_);
+    value_ =
+        paired_pixels<T>(call_.value, call_.sets, set, pixels, value_memory_, value_pairs_);
   }
 
   // What is loaded next: part `index` of the keys or, where they are one part, the set after.
@@ -200,10 +219,10 @@ class Forward {
   // summed yet.
   void meet(bool fresh, int64_t count, const Sums& mine, int64_t width, const Sums* theirs) {
     scores_of(query_, count, depth_, turned_, width, scores_, upcoming_);
-    weigh_rows(fresh, scores_, count, width, call_.scale, mine, channels_, weights_);
+    weigh_rows<Word>(fresh, scores_, count, width, call_.scale, mine, channels_, weights_);
     add_rows(fresh, weights_, count, value_, width, channels_, mine.out, pairs_, upcoming_);
     if (theirs) {
-      weigh_columns(fresh, scores_, count, width, call_.scale, *theirs, channels_);
+      weigh_columns<Word>(fresh, scores_, count, width, call_.scale, *theirs, channels_);
       add_columns(fresh, scores_, width, own_value_, count, channels_, theirs->out, pairs_,
                   upcoming_);
     }
@@ -222,10 +241,12 @@ class Forward {
   int64_t bytes() const {
     return 4 * (2 * left_pitch<Word>(depth_) * most_block + turned_size<Word>(most_block, depth_) +
                 (row_pitch(channels_) + left_pitch<Word>(channels_)) * most_block +
-                2 * paired_size<Word>(most_block, channels_) + 2 * scores_size +
+                2 * paired_size<Word>(most_block, channels_) + scores_size + own_weights_size +
                 weights_size<Word> + 2 * most_block) +
            11 * 64;
   }
+
+  static constexpr int64_t own_weights_size = in_tiles<Word> ? weights_size<Word> : scores_size;
 
   const Context& context_;
   const Attention& call_;
@@ -236,7 +257,8 @@ class Forward {
   Word* own_pairs_;                    // of a block
   Word *key_memory_, *turned_;         // of those that it meets
   Word *value_memory_, *value_pairs_;  // of those
-  float *scores_, *weights_;           // [most_block, score_pitch]
+  float* scores_;                      // [most_block, score_pitch]
+  Weight* weights_;                    // of rows
   Word* pairs_;                        // of weights
   float* statistics_;                  // [2, most_block]
   TilesFor<Word> tiles_;
