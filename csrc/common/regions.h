@@ -138,17 +138,23 @@ struct Reduction {
   static constexpr int64_t together = depth * per_word<Word>;
   static_assert(together % block == 0 && chunk % together == 0);
 
-  int64_t regions, pitch;
-  Word *packed, *piece;  // weights, [depth, pitch]; a panel of the map, [depth, panel]
+  int64_t regions, pitch, width;
+  Word *packed, *piece;  // weights, [depth, pitch]; so many channels of the map, [depth, width]
 
-  Reduction(Scratch& scratch, int64_t regions)
+  Reduction(Scratch& scratch, int64_t regions, int64_t channels)
       : regions(regions),
         pitch(in_tiles<Word> ? depth : round_up(regions, panel)),
+        width(width_of(channels)),
         packed(scratch.take<Word>(depth * round_up(regions, panel))),
-        piece(scratch.take<Word>(depth * panel)) {}
+        piece(scratch.take<Word>(depth * width)) {}
 
-  static int64_t bytes(int64_t regions) {
-    return depth * (round_up(regions, panel) + panel) * (int64_t)sizeof(Word);
+  static int64_t bytes(int64_t regions, int64_t channels) {
+    return depth * (round_up(regions, panel) + width_of(channels)) * (int64_t)sizeof(Word);
+  }
+
+  // A panel, or all of them where products take less time than to gather a panel from memory.
+  static int64_t width_of(int64_t channels) {
+    return in_tiles<Word> ? round_up(channels, panel) + 16 : panel;
   }
 
   // sums[k, c] += Σ_n weights[k, n] · map[c, n] for the pixels n = pixel..pixel+count. Blocks of an
@@ -175,6 +181,14 @@ struct Reduction {
   // The pixels whose weights are packed. The next panel is fetched along with each.
   template <typename T>
   void multiply_all(const Matrix<T>& map, float* sums) const {
+    const int64_t depth = words<Word>(map.columns), pitch_sums = round_up(map.rows, panel);
+    if (in_tiles<Word>) {
+      const int64_t later = map.stride_row == 1 ? ahead * map.stride_column : map.later;
+      pack(Matrix<T>{map.data, map.columns, map.rows, map.stride_column, map.stride_row, later},
+           piece, width);
+      const Operands<Word> in{packed, pitch, piece, width, panel, depth};
+      return multiply<Into::add>(in, regions, map.rows, sums, pitch_sums);
+    }
     for (int64_t c = 0; c < map.rows; c += panel) {
       const int64_t width = map.rows - c < panel ? map.rows - c : panel;
       const T* const from = map.data + c * map.stride_row;
@@ -182,8 +196,8 @@ struct Reduction {
       const int64_t later = map.stride_row == 1 ? next : map.later;
       pack(Matrix<T>{from, map.columns, width, map.stride_column, map.stride_row, later}, piece,
            panel);
-      const Operands<Word> in{packed, pitch, piece, panel, 0, words<Word>(map.columns)};
-      multiply<Into::add>(in, regions, panel, sums + c, round_up(map.rows, panel));
+      const Operands<Word> in{packed, pitch, piece, panel, 0, depth};
+      multiply<Into::add>(in, regions, panel, sums + c, pitch_sums);
     }
   }
 };

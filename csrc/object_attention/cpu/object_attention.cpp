@@ -120,8 +120,8 @@ class Backward {
         key_(scratch_, in_.key.pixels, in_.query.channels),
         value_(scratch_, in_.key.pixels, in_.value.channels),
         key_out_(scratch_, in_.key.pixels, in_.query.channels),
-        to_key_(scratch_, in_.key.pixels),
-        to_value_(scratch_, in_.key.pixels),
+        to_key_(scratch_, in_.key.pixels, in_.query.channels),
+        to_value_(scratch_, in_.key.pixels, in_.value.channels),
         weights_(scratch_.take<float>(in_.key.pixels * block)),
         grad_(scratch_.take<float>(in_.key.pixels * block)),
         packed_(scratch_.take<Word>(packed_words<Word>(in_.key.pixels))) {}
@@ -166,7 +166,8 @@ class Backward {
     return Projection<Word>::bytes(regions, call.query.channels) +
            Projection<Word>::bytes(regions, call.value.channels) +
            Expansion<Word>::bytes(regions, call.query.channels) +
-           2 * Reduction<Word>::bytes(regions) + 4 * (2 * regions * block + packed_words<Word>(regions)) +
+           Reduction<Word>::bytes(regions, call.query.channels) +
+           Reduction<Word>::bytes(regions, call.value.channels) + 4 * (2 * regions * block + packed_words<Word>(regions)) +
            6 * 64;
   }
 

@@ -56,11 +56,11 @@ class Forward {
       : call_(call),
         partial_(call),
         partials_(partials),
-        scratch_(4 * partial_.regions * (block + lanes) + Reduction<Word>::bytes(partial_.regions) +
+        scratch_(4 * partial_.regions * (block + lanes) + Reduction<Word>::bytes(partial_.regions, call.features.channels) +
                  3 * 64),
         scores_(scratch_.take<float>(partial_.regions * block)),
         lanes_(scratch_.take<float>(partial_.regions * lanes)),
-        sums_(scratch_, partial_.regions) {}
+        sums_(scratch_, partial_.regions, call.features.channels) {}
 
   explicit operator bool() const { return (bool)scratch_; }
 
