@@ -127,6 +127,13 @@ void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Wo
                                       (Element*)to, pitch * 2);
                    }
                  }
+                 if constexpr (in_tiles<Word>) {
+                   if (stride == 1 && at + round_up(count, panel) <= most_block) {
+                     return pack_left(Matrix<T>{from, map.channels, count, map.stride_channel, 1,
+                                                ahead * map.stride_channel},
+                                      to, pitch);
+                   }
+                 }
                  // a channel at a time where sets do not fill their lines: see
                  // common/pixel_slabs.h for those that do
                  for (int64_t x = 0; x < count; ++x, from += stride, to += pitch) {
@@ -196,12 +203,20 @@ void turn(const Word* rows, int64_t count, int64_t channels, Word* panels) {
        words<Word>(channels) * panel);
 }
 
-// The same of pixels of a map: by way of rows in `memory` unless their channels are neighbours and
-// fill words.
+// The same of pixels of a map: by way of rows in `memory` unless they lie side by side in one line,
+// or their channels do and fill words.
 template <typename T, typename Word>
 void turn_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Word* memory,
                  Word* panels) {
   constexpr int run = 4 * per_word<Word>;
+  if (map.stride_channel != 1 && sets.lines == 1 && sets.stride_column * map.stride_pixel == 1) {
+    for_each_run(map, sets, set, pixels, [&](int64_t first, int64_t, int64_t count, int64_t) {
+      pack(Matrix<T>{(const T*)map.data + first, map.channels, count, map.stride_channel, 1,
+                     ahead * map.stride_channel},
+           panels, panel, words<Word>(map.channels) * panel);
+    });
+    return;
+  }
   const bool fill = map.channels % (in_tiles<Word> ? panel : run) == 0;
   if (map.stride_channel != 1 || !fill) {
     return turn(rows_of<T>(map, sets, set, pixels, memory), pixels.count, map.channels, panels);
@@ -247,18 +262,17 @@ const Word* paired(const Word* rows, int64_t count, int64_t channels, Word* memo
   }
 }
 
-// The same of pixels of a map: by way of rows in `row_memory` unless their channels are neighbours
-// and they lie in one line.
+// The same of pixels of a map: by way of rows in `row_memory` unless they lie in one line.
 template <typename T, typename Word>
 const Word* paired_pixels(const Map& map, const PixelSets& sets, int64_t set, Range pixels,
                           Word* row_memory, Word* memory) {
   if constexpr (per_word<Word> == 2) {
-    if (map.stride_channel == 1 && sets.lines == 1) {
-      for_each_run(map, sets, set, pixels,
-                   [&](int64_t first, int64_t stride, int64_t count, int64_t) {
-                     pack(Matrix<T>{(const T*)map.data + first, count, map.channels, stride, 1},
-                          memory, row_pitch(map.channels));
-                   });
+    const int64_t stride = sets.stride_column * map.stride_pixel;
+    if (sets.lines == 1 && (map.stride_channel == 1 || stride == 1)) {
+      for_each_run(map, sets, set, pixels, [&](int64_t first, int64_t, int64_t count, int64_t) {
+        pack(Matrix<T>{(const T*)map.data + first, count, map.channels, stride, map.stride_channel},
+             memory, row_pitch(map.channels));
+      });
       return memory;
     }
   }

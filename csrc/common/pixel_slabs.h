@@ -2,8 +2,8 @@
 // Rows of sets, for csrc/common/cpu alone.
 //
 // Where the pixels of a map are neighbours, those of a set lie in cache lines that they share with
-// the sets beside it. All sets of a row are therefore copied out together, as rows of floats, and
-// back: each line of the map is read once.
+// the sets beside it. All sets of a row are therefore copied out together, as rows, and back: each
+// line of the map is read once. Rows are of floats, or of bfloat16 where products take it.
 #pragma once
 
 #include "common/pixel_rows.h"
@@ -17,13 +17,15 @@ struct SlabCopy {
   const Map& map;
   const PixelSets& sets;
   int64_t image, down;
-  float* rows;  // [across, lines, columns, row_pitch(channels)]
+  void* rows;  // [across, lines, columns, row_pitch(channels)]
   bool back;
 };
 
 template <typename T>
 class SlabCopier {
  public:
+  using Row = typename ElementFor<typename WordFor<T>::type>::type;
+
   explicit SlabCopier(const SlabCopy& copy) : copy_(copy), map_(copy.map) {}
 
   // Pieces of lines.
@@ -51,12 +53,12 @@ class SlabCopier {
 
  private:
   // The pixel x of a line of the slab, as a row.
-  float* row(int64_t line, int64_t x) const {
+  Row* row(int64_t line, int64_t x) const {
     const PixelSets& sets = copy_.sets;
     const bool adjacent = sets.stride_column == 1;
     const int64_t set = adjacent ? x / sets.columns : x % sets.across;
     const int64_t column = adjacent ? x % sets.columns : x / sets.across;
-    return copy_.rows +
+    return (Row*)copy_.rows +
            ((set * sets.lines + line) * sets.columns + column) * row_pitch(map_.channels);
   }
 
@@ -65,9 +67,9 @@ class SlabCopier {
     for (int64_t x = 0; x < count_; ++x, pixel += map_.stride_pixel) {
       for (int64_t c = 0; c < map_.channels; c += lanes) {
         if (copy_.back) {
-          store_some(pixel + c, load<vfloat>(rows_[x] + c), map_.channels - c);
+          store_some(pixel + c, load_float(rows_[x] + c), map_.channels - c);
         } else {
-          store(rows_[x] + c, channels_of(map_, pixel, c));
+          store_float(rows_[x] + c, channels_of(map_, pixel, c));
         }
       }
     }
@@ -95,7 +97,7 @@ class SlabCopier {
         vfloat turned[4];
         turn_quads<float>(whole ? lines : quad, whole ? x : 0, turned);
         for (int64_t i = 0; i < 4 && x + i < count_; ++i) {
-          store(rows_[x + i] + c, turned[i]);
+          store_float(rows_[x + i] + c, turned[i]);
         }
       }
     }
@@ -121,7 +123,7 @@ class SlabCopier {
   const Map& map_;
   T* place_ = nullptr;     // of the first pixel of a piece
   int64_t count_ = 0;      // of its pixels
-  float* rows_[most_run];  // theirs
+  Row* rows_[most_run];  // theirs
 };
 
 // The sets of one image in row `down` of sets.
@@ -131,8 +133,9 @@ class Slab {
       : sets_(sets), image_(image), down_(down) {}
 
   static int64_t pixels(const PixelSets& sets) { return sets.across * sets.pixels(); }
-  static int64_t size(const PixelSets& sets, const Map& map) {  // floats
-    return pixels(sets) * row_pitch(map.channels);
+  static int64_t bytes(const PixelSets& sets, const Map& map) {
+    const bool halves = row_type(map) != DType::float32;
+    return round_up(pixels(sets) * row_pitch(map.channels) * (halves ? 2 : 4), 64);
   }
 
   // How the sets lie in copies.
@@ -141,34 +144,39 @@ class Slab {
     return {1, sets_.across, 1, count, 0, count, 0, 1};
   }
 
-  Map copy_of(const Map& map, float* rows) const {
+  Map copy_of(const Map& map, void* rows) const {
     const int64_t pitch = row_pitch(map.channels);
-    return {rows, DType::float32, 1, map.channels, pixels(sets_), 0, 1, pitch};
+    return {rows, row_type(map), 1, map.channels, pixels(sets_), 0, 1, pitch};
   }
 
-  Map load(const Map& map, float* rows) const {
+  Map load(const Map& map, void* rows) const {
     copy(map, rows, false);
     return copy_of(map, rows);
   }
 
   void store(const Map& copy_of_map, const Map& map) const {
-    copy(map, (float*)copy_of_map.data, true);
+    copy(map, copy_of_map.data, true);
   }
 
   void load_statistics(const Attention& call, float* statistics) const {
     for (int64_t i = 0; i < 2; ++i) {
-      std::memcpy(statistics + i * pixels(sets_), statistics_of(call, i), bytes());
+      std::memcpy(statistics + i * pixels(sets_), statistics_of(call, i), statistics_bytes());
     }
   }
 
   void store_statistics(const float* statistics, const Attention& call) const {
     for (int64_t i = 0; i < 2; ++i) {
-      std::memcpy(statistics_of(call, i), statistics + i * pixels(sets_), bytes());
+      std::memcpy(statistics_of(call, i), statistics + i * pixels(sets_), statistics_bytes());
     }
   }
 
  private:
-  void copy(const Map& map, float* rows, bool back) const {
+  static DType row_type(const Map& map) {
+    const bool pairs = map.dtype == DType::bfloat16 && per_word<WordFor<bfloat16>::type> == 2;
+    return pairs ? DType::bfloat16 : DType::float32;
+  }
+
+  void copy(const Map& map, void* rows, bool back) const {
     SlabCopy copy{map, sets_, image_, down_, rows, back};
     const int64_t width = sets_.across * sets_.columns;
     run_parallel(
@@ -185,7 +193,7 @@ class Slab {
     return call.statistics + row * pixels(sets_);
   }
 
-  int64_t bytes() const { return pixels(sets_) * (int64_t)sizeof(float); }
+  int64_t statistics_bytes() const { return pixels(sets_) * (int64_t)sizeof(float); }
 
   const PixelSets& sets_;
   int64_t image_, down_;

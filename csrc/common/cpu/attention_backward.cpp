@@ -385,17 +385,18 @@ bool differentiate_attention(const AttentionBackward& call) {
 // Gradients of query, key and value take the place of their copies.
 bool differentiate_by_slabs(const AttentionBackward& call) {
   const Attention& in = call.forward;
-  const int64_t pixels = Slab::pixels(in.sets), query_size = Slab::size(in.sets, in.query);
-  const int64_t value_size = Slab::size(in.sets, in.value);
-  Scratch scratch(4 * (2 * query_size + 3 * value_size + 2 * pixels) + 6 * 64);
+  const int64_t pixels = Slab::pixels(in.sets);
+  const int64_t query_bytes = Slab::bytes(in.sets, in.query);
+  const int64_t value_bytes = Slab::bytes(in.sets, in.value);
+  Scratch scratch(2 * query_bytes + 3 * value_bytes + 4 * 2 * pixels + 64);
   if (!scratch) {
     return false;
   }
-  float* const query = scratch.take<float>(query_size);
-  float* const key = in.shared ? query : scratch.take<float>(query_size);
-  float* const value = scratch.take<float>(value_size);
-  float* const out = scratch.take<float>(value_size);
-  float* const grad_out = scratch.take<float>(value_size);
+  char* const query = scratch.take<char>(query_bytes);
+  char* const key = in.shared ? query : scratch.take<char>(query_bytes);
+  char* const value = scratch.take<char>(value_bytes);
+  char* const out = scratch.take<char>(value_bytes);
+  char* const grad_out = scratch.take<char>(value_bytes);
   float* const statistics = scratch.take<float>(2 * pixels);
   const auto run = [&](const Slab& slab) {
     AttentionBackward part = call;

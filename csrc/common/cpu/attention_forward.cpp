@@ -316,16 +316,17 @@ bool attend(const Attention& call) {
 }
 
 bool attend_by_slabs(const Attention& call) {
-  const int64_t pixels = Slab::pixels(call.sets), query_size = Slab::size(call.sets, call.query);
-  const int64_t value_size = Slab::size(call.sets, call.value);
-  Scratch scratch(4 * (2 * query_size + 2 * value_size + 2 * pixels) + 5 * 64);
+  const int64_t pixels = Slab::pixels(call.sets);
+  const int64_t query_bytes = Slab::bytes(call.sets, call.query);
+  const int64_t value_bytes = Slab::bytes(call.sets, call.value);
+  Scratch scratch(2 * query_bytes + 2 * value_bytes + 4 * 2 * pixels + 64);
   if (!scratch) {
     return false;
   }
-  float* const query = scratch.take<float>(query_size);
-  float* const key = call.shared ? query : scratch.take<float>(query_size);
-  float* const value = scratch.take<float>(value_size);
-  float* const out = scratch.take<float>(value_size);
+  char* const query = scratch.take<char>(query_bytes);
+  char* const key = call.shared ? query : scratch.take<char>(query_bytes);
+  char* const value = scratch.take<char>(value_bytes);
+  char* const out = scratch.take<char>(value_bytes);
   float* const statistics = scratch.take<float>(2 * pixels);
   const auto run = [&](const Slab& slab) {
     Attention part = call;
