@@ -19,6 +19,10 @@ Isa isa_named(const char* name);  // throws for an unknown name and for one this
 // at the first call and kept.
 Isa cpu_isa();
 
+// Whether kernels multiply bfloat16 on tiles. Defined by common/torch.cpp, by the above, and by the
+// test module, which runs one instruction set after the other.
+bool tiles_are_used();
+
 }  // namespace openseg
 
 #define OPENSEG_FOR_EACH_ISA(declaration) \

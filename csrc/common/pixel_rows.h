@@ -335,8 +335,7 @@ template <typename Word>
 constexpr int64_t weights_pitch = in_tiles<Word> ? most_block / 2 + 16 : score_pitch;
 template <typename Word>
 constexpr int64_t weights_size =
-    per_word<Word> == 1 ? 0
-                        : weights_pitch<Word> * (in_tiles<Word> ? most_block : most_block / 2);
+    per_word<Word> == 1 ? 0 : weights_pitch<Word> * (in_tiles<Word> ? most_block : most_block / 2);
 
 // `multiply` for a left factor that is larger than a panel of the right one, which stays in the
 // nearest cache.
@@ -384,9 +383,8 @@ void scores_of(const Word* rows, int64_t count, int64_t channels, const Word* tu
                float* scores, Upcoming& upcoming) {
   const int64_t depth = words<Word>(channels), step = in_tiles<Word> ? depth : slice;
   for (int64_t c = 0; c < depth; c += step) {
-    Operands<Word> in{rows + c,           left_pitch<Word>(channels),
-                      turned + c * panel, panel,
-                      depth * panel,      depth - c < step ? depth - c : step};
+    Operands<Word> in{rows + c,      left_pitch<Word>(channels),         turned + c * panel, panel,
+                      depth * panel, depth - c < step ? depth - c : step};
     in.fresh = c == 0;
     multiply_panels<Rows::apart>(in, count, width, scores, score_pitch, upcoming);
   }
@@ -403,7 +401,8 @@ void add_rows(bool fresh, const float* weights, int64_t count, const Word* rows,
     multiply_panels<Rows::apart>(in, count, channels, out, pitch, upcoming);
   } else {
     pack_left(Matrix<float>{weights, depth, count, 1, score_pitch}, memory, weights_pitch<Word>);
-    const Operands<Word> in{memory, weights_pitch<Word>, rows, pitch, panel, words<Word>(depth), 0, fresh};
+    const Operands<Word> in{memory, weights_pitch<Word>, rows, pitch,
+                            panel,  words<Word>(depth),  0,    fresh};
     multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
   }
 }
@@ -413,9 +412,14 @@ void add_rows(bool fresh, const float* weights, int64_t count, const Word* rows,
 inline void add_rows(bool fresh, const bfloat16* weights, int64_t count, const TilePair* rows,
                      int64_t depth, int64_t channels, float* out, TilePair*, Upcoming& upcoming) {
   const int64_t pitch = row_pitch(channels);
-  const Operands<TilePair> in{
-      (const TilePair*)weights, weights_pitch<TilePair>, rows, pitch, panel, words<TilePair>(depth),
-      0,                        fresh};
+  const Operands<TilePair> in{(const TilePair*)weights,
+                              weights_pitch<TilePair>,
+                              rows,
+                              pitch,
+                              panel,
+                              words<TilePair>(depth),
+                              0,
+                              fresh};
   multiply_panels<Rows::apart>(in, count, channels, out, pitch, upcoming);
 }
 #endif
@@ -431,7 +435,8 @@ void add_columns(bool fresh, const float* weights, int64_t count, const Word* ro
   } else {
     pack_left(Matrix<float>{weights, depth, count, score_pitch, 1}, memory, weights_pitch<Word>);
   }
-  const Operands<Word> in{left, weights_pitch<Word>, rows, pitch, panel, words<Word>(depth), 0, fresh};
+  const Operands<Word> in{left,  weights_pitch<Word>, rows, pitch,
+                          panel, words<Word>(depth),  0,    fresh};
   multiply_panels<Rows::adjacent>(in, count, channels, out, pitch, upcoming);
 }
 

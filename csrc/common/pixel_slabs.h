@@ -121,8 +121,8 @@ class SlabCopier {
 
   const SlabCopy& copy_;
   const Map& map_;
-  T* place_ = nullptr;     // of the first pixel of a piece
-  int64_t count_ = 0;      // of its pixels
+  T* place_ = nullptr;   // of the first pixel of a piece
+  int64_t count_ = 0;    // of its pixels
   Row* rows_[most_run];  // theirs
 };
 
@@ -154,9 +154,7 @@ class Slab {
     return copy_of(map, rows);
   }
 
-  void store(const Map& copy_of_map, const Map& map) const {
-    copy(map, copy_of_map.data, true);
-  }
+  void store(const Map& copy_of_map, const Map& map) const { copy(map, copy_of_map.data, true); }
 
   void load_statistics(const Attention& call, float* statistics) const {
     for (int64_t i = 0; i < 2; ++i) {

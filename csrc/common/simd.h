@@ -239,8 +239,8 @@ inline vfloat exp(vfloat x) {
 }
 
 #if defined(__AVX512F__)
-// exp(x) for x <= 88 to be rounded to 16 bits: relative error below 2^-17, 0 for x < -104; NaN stays
-// NaN.
+// exp(x) for x <= 88 to be rounded to 16 bits: relative error below 2^-17, 0 for x < -104; NaN
+// stays NaN.
 inline vfloat exp_coarse(vfloat x) {
   const vfloat power = max(splat(-160.0f), x * 1.44269504f);
   const vfloat n = (power + 0x1.8p23f) - 0x1.8p23f;

@@ -204,19 +204,19 @@ struct TilesFor<TilePair> {
 
 // Runs `body`, an expression that uses `scalar_t` and the `word_t` of its products.
 #if defined(OPENSEG_TILES)
-#define OPENSEG_DISPATCH_WORDS(dtype, ...)                                                  \
-  if ((dtype) == ::openseg::DType::bfloat16 && ::openseg::cpu_isa() == ::openseg::Isa::amx) { \
-    using scalar_t = ::openseg::bfloat16;                                                   \
-    using word_t = TilePair;                                                                \
-    __VA_ARGS__;                                                                            \
-  } else {                                                                                  \
-    OPENSEG_DISPATCH_PLAIN_WORDS(dtype, __VA_ARGS__)                                        \
+#define OPENSEG_DISPATCH_WORDS(dtype, ...)                                    \
+  if ((dtype) == ::openseg::DType::bfloat16 && ::openseg::tiles_are_used()) { \
+    using scalar_t = ::openseg::bfloat16;                                     \
+    using word_t = TilePair;                                                  \
+    __VA_ARGS__;                                                              \
+  } else {                                                                    \
+    OPENSEG_DISPATCH_PLAIN_WORDS(dtype, __VA_ARGS__)                          \
   }
 #else
 #define OPENSEG_DISPATCH_WORDS OPENSEG_DISPATCH_PLAIN_WORDS
 #endif
-#define OPENSEG_DISPATCH_PLAIN_WORDS(dtype, ...)      \
-  OPENSEG_DISPATCH_FLOATING(dtype, {                  \
-    using word_t = typename WordFor<scalar_t>::type;  \
-    __VA_ARGS__;                                      \
+#define OPENSEG_DISPATCH_PLAIN_WORDS(dtype, ...)     \
+  OPENSEG_DISPATCH_FLOATING(dtype, {                 \
+    using word_t = typename WordFor<scalar_t>::type; \
+    __VA_ARGS__;                                     \
   })

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "common/isa.h"
 #include "common/large_pages.h"
 #include "common/parallel.h"
 
@@ -124,6 +125,10 @@ Map map_of(const char* operator_name, const Tensor& tensor) {
       .stride_channel = strides.channel,
       .stride_pixel = strides.pixel,
   };
+}
+
+bool tiles_are_used() {
+  return cpu_isa() == Isa::amx;
 }
 
 void run_parallel(int64_t count, int64_t grain, ParallelBody body, void* context) {

@@ -39,6 +39,16 @@ void run_parallel(int64_t count, int64_t grain, ParallelBody body, void* context
   second.join();
 }
 
+static Isa running = Isa::baseline;
+
+static Isa named(const char* isa) {
+  return running = isa_named(isa);
+}
+
+bool tiles_are_used() {
+  return running == Isa::amx;
+}
+
 static DType dtype_of(const py::array& array) {
   const std::string name = py::str(array.dtype());
   const std::pair<const char*, DType> known[] = {
@@ -75,7 +85,7 @@ static py::tuple upsample_argmax(const py::array& logits, int64_t height, int64_
                             align_corners,
                             labels.mutable_data(),
                             confidence.mutable_data()};
-  OPENSEG_CHECK(OPENSEG_VARIANT(isa_named(isa.c_str()), upsample_argmax_cpu)(call), "no memory");
+  OPENSEG_CHECK(OPENSEG_VARIANT(named(isa.c_str()), upsample_argmax_cpu)(call), "no memory");
   return py::make_tuple(labels, confidence);
 }
 
@@ -88,7 +98,7 @@ static py::tuple confusion_matrix(const py::array& prediction, const py::array& 
   const ConfusionMatrix call{prediction.data(), dtype_of(prediction),  target.data(),
                              dtype_of(target),  target.size(),         num_classes,
                              ignore_index,      matrix.mutable_data(), invalid.mutable_data()};
-  OPENSEG_CHECK(OPENSEG_VARIANT(isa_named(isa.c_str()), confusion_matrix_cpu)(call), "no memory");
+  OPENSEG_CHECK(OPENSEG_VARIANT(named(isa.c_str()), confusion_matrix_cpu)(call), "no memory");
   return py::make_tuple(matrix, invalid);
 }
 
@@ -130,9 +140,9 @@ extern "C" {
 
 #define LAUNCHER(name, ...) \
   __attribute__((visibility("default"))) const char* name(const char* isa, __VA_ARGS__)
-#define LAUNCHER_OF(name, Call)                                                            \
-  LAUNCHER(name, const Call* call) {                                                       \
-    return message_of([&] { return OPENSEG_VARIANT(isa_named(isa), name##_cpu)(*call); }); \
+#define LAUNCHER_OF(name, Call)                                                        \
+  LAUNCHER(name, const Call* call) {                                                   \
+    return message_of([&] { return OPENSEG_VARIANT(named(isa), name##_cpu)(*call); }); \
   }
 
 LAUNCHER_OF(inplace_abn, InPlaceAbn)
@@ -140,9 +150,9 @@ LAUNCHER_OF(inplace_abn_backward, InPlaceAbnBackward)
 LAUNCHER_OF(inplace_abn_backward_sums, InPlaceAbnBackward)
 
 // Products are of float32 where a GPU may round to TF32: the last argument is not asked.
-#define LAUNCHER_OF_PRODUCTS(name, Call)                                                   \
-  LAUNCHER(name, const Call* call, bool) {                                                 \
-    return message_of([&] { return OPENSEG_VARIANT(isa_named(isa), name##_cpu)(*call); }); \
+#define LAUNCHER_OF_PRODUCTS(name, Call)                                               \
+  LAUNCHER(name, const Call* call, bool) {                                             \
+    return message_of([&] { return OPENSEG_VARIANT(named(isa), name##_cpu)(*call); }); \
   }
 
 LAUNCHER_OF_PRODUCTS(attention, Attention)
@@ -154,13 +164,13 @@ LAUNCHER_OF_PRODUCTS(spatial_gather_backward, SpatialGatherBackward)
 
 LAUNCHER(upsample_cross_entropy, const UpsampleCrossEntropy* call,
          const CrossEntropyForwardCuda* result, const Ohem* ohem) {
-  return message_of([&] { return cross_entropy(isa_named(isa), *call, *result, ohem); });
+  return message_of([&] { return cross_entropy(named(isa), *call, *result, ohem); });
 }
 
 LAUNCHER(upsample_cross_entropy_backward, const UpsampleCrossEntropy* call,
          const CrossEntropyBackward* result) {
   return message_of([&] {
-    return OPENSEG_VARIANT(isa_named(isa), upsample_cross_entropy_backward_cpu)(*call, *result);
+    return OPENSEG_VARIANT(named(isa), upsample_cross_entropy_backward_cpu)(*call, *result);
   });
 }
 

@@ -60,7 +60,7 @@ import numpy as np
 import openseg_launchers as kernels
 
 def variants():
-    for isa in ("baseline", "avx2", "avx512"):
+    for isa in ("baseline", "avx2", "avx512", "amx"):
         try:
             kernels.confusion_matrix(np.zeros(1, np.uint8), np.zeros(1, np.uint8), 1, 255, isa)
         except RuntimeError as error:

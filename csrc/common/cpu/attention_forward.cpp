@@ -113,7 +113,6 @@ void weigh_columns(bool fresh, float* scores, int64_t count, int64_t width, floa
 template <typename T, typename Word>
 class Forward {
  public:
-
   using Weight = typename WeightFor<Word>::type;
 
   explicit Forward(const Context& context)
@@ -196,8 +195,7 @@ class Forward {
 
   void load_keys(int64_t set, Range pixels) {
     turn_pixels<T>(call_.key, call_.sets, set, pixels, key_memory_, turned_);
-    value_ =
-        paired_pixels<T>(call_.value, call_.sets, set, pixels, value_memory_, value_pairs_);
+    value_ = paired_pixels<T>(call_.value, call_.sets, set, pixels, value_memory_, value_pairs_);
   }
 
   // What is loaded next: part `index` of the keys or, where they are one part, the set after.

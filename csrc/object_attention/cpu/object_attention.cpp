@@ -167,8 +167,8 @@ class Backward {
            Projection<Word>::bytes(regions, call.value.channels) +
            Expansion<Word>::bytes(regions, call.query.channels) +
            Reduction<Word>::bytes(regions, call.query.channels) +
-           Reduction<Word>::bytes(regions, call.value.channels) + 4 * (2 * regions * block + packed_words<Word>(regions)) +
-           6 * 64;
+           Reduction<Word>::bytes(regions, call.value.channels) +
+           4 * (2 * regions * block + packed_words<Word>(regions)) + 6 * 64;
   }
 
   const ObjectAttentionBackward& call_;

@@ -56,8 +56,8 @@ class Forward {
       : call_(call),
         partial_(call),
         partials_(partials),
-        scratch_(4 * partial_.regions * (block + lanes) + Reduction<Word>::bytes(partial_.regions, call.features.channels) +
-                 3 * 64),
+        scratch_(4 * partial_.regions * (block + lanes) +
+                 Reduction<Word>::bytes(partial_.regions, call.features.channels) + 3 * 64),
         scores_(scratch_.take<float>(partial_.regions * block)),
         lanes_(scratch_.take<float>(partial_.regions * lanes)),
         sums_(scratch_, partial_.regions, call.features.channels) {}
