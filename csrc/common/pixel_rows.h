@@ -127,11 +127,11 @@ void gather(const Map& map, const PixelSets& sets, int64_t set, Range pixels, Wo
                                       (Element*)to, pitch * 2);
                    }
                  }
-                 if constexpr (in_tiles<Word>) {
+                 if constexpr (per_word<Word> == 2) {
                    if (stride == 1 && at + round_up(count, panel) <= most_block) {
                      return pack_left(Matrix<T>{from, map.channels, count, map.stride_channel, 1,
                                                 ahead * map.stride_channel},
-                                      to, pitch);
+                                      (TilePair*)to, pitch);
                    }
                  }
                  // a channel at a time where sets do not fill their lines: see

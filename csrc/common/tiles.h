@@ -16,6 +16,49 @@
 namespace openseg::OPENSEG_ISA {
 namespace {
 
+#if defined(__AVX512BF16__)
+// Any operand as the left factor: [columns, pitch], with words(rows) in a row. Whole panels of
+// columns are written.
+template <typename T>
+void pack_left(const Matrix<T>& from, TilePair* to, int64_t pitch) {
+  constexpr int run = 2 * lanes;
+  if (from.stride_row == 1) {
+    T end[run];
+    for (int64_t column = 0; column < from.columns; ++column, to += pitch) {
+      const T* const line = from.data + column * from.stride_column;
+      for (int64_t row = 0; row < from.rows; row += run) {
+        const T* const at = padded<run>(line + row, from.rows - row, end);
+        store((uint32_t*)to + row / 2, both_rows(at, at + lanes));
+      }
+    }
+    return;
+  }
+  // a square of 16 rows of words and a panel at a time
+  uint32_t square[tile_side * panel];
+  for (int64_t row = 0; row < from.rows; row += 2 * tile_side, to += tile_side) {
+    for (int64_t x = 0; x < from.columns; x += panel) {
+      Matrix<T> part = from;
+      part.data += row * from.stride_row + x;
+      part.rows = from.rows - row < 2 * tile_side ? from.rows - row : 2 * tile_side;
+      part.columns = from.columns - x < panel ? from.columns - x : panel;
+      part.later = 0;
+      pack(part, (TilePair*)square, panel);
+      const float* lines[lanes];
+      for (int i = 0; i < lanes; ++i) {
+        lines[i] = (const float*)square + i * panel;
+      }
+      for (int64_t column = 0; column < panel; column += 4) {
+        vfloat turned[4];
+        turn_quads<float>(lines, column, turned);
+        for (int i = 0; i < 4; ++i) {
+          store(to + (x + column + i) * pitch, turned[i]);
+        }
+      }
+    }
+  }
+}
+#endif
+
 #if defined(OPENSEG_TILES)
 #define OPENSEG_ON_TILES __attribute__((target("amx-tile,amx-bf16")))
 
@@ -145,46 +188,6 @@ void multiply(const Operands<TilePair>& in, int64_t rows, int64_t columns, Out* 
   }
 }
 
-// Any operand as the left factor: [columns, pitch], with words(rows) in a row. Whole panels of
-// columns are written.
-template <typename T>
-void pack_left(const Matrix<T>& from, TilePair* to, int64_t pitch) {
-  constexpr int run = 2 * lanes;
-  if (from.stride_row == 1) {
-    T end[run];
-    for (int64_t column = 0; column < from.columns; ++column, to += pitch) {
-      const T* const line = from.data + column * from.stride_column;
-      for (int64_t row = 0; row < from.rows; row += run) {
-        const T* const at = padded<run>(line + row, from.rows - row, end);
-        store((uint32_t*)to + row / 2, both_rows(at, at + lanes));
-      }
-    }
-    return;
-  }
-  // a square of 16 rows of words and a panel at a time
-  uint32_t square[tile_side * panel];
-  for (int64_t row = 0; row < from.rows; row += 2 * tile_side, to += tile_side) {
-    for (int64_t x = 0; x < from.columns; x += panel) {
-      Matrix<T> part = from;
-      part.data += row * from.stride_row + x;
-      part.rows = from.rows - row < 2 * tile_side ? from.rows - row : 2 * tile_side;
-      part.columns = from.columns - x < panel ? from.columns - x : panel;
-      part.later = 0;
-      pack(part, (TilePair*)square, panel);
-      const float* lines[lanes];
-      for (int i = 0; i < lanes; ++i) {
-        lines[i] = (const float*)square + i * panel;
-      }
-      for (int64_t column = 0; column < panel; column += 4) {
-        vfloat turned[4];
-        turn_quads<float>(lines, column, turned);
-        for (int i = 0; i < 4; ++i) {
-          store(to + (x + column + i) * pitch, turned[i]);
-        }
-      }
-    }
-  }
-}
 #endif
 
 // What has to live where a thread multiplies.
