@@ -5,6 +5,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstring>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -136,6 +137,28 @@ static bool cross_entropy(Isa isa, const UpsampleCrossEntropy& call,
   return true;
 }
 
+// Checks that tiles which this thread has configured are configured so afterwards.
+template <typename Run>
+static bool beside_tiles(const Run& run) {
+#if defined(OPENSEG_HAS_TILES)
+  if (running == Isa::amx) {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {8, 16};
+      uint8_t rows[16] = {3, 5};
+    } const before;
+    auto after = before;
+    __asm__ volatile("ldtilecfg %0" ::"m"(before));
+    const bool ok = run();
+    __asm__ volatile("sttilecfg %0" : "=m"(after));
+    __asm__ volatile("tilerelease");
+    OPENSEG_CHECK(std::memcmp(&before, &after, sizeof(before)) == 0, "tiles are configured anew");
+    return ok;
+  }
+#endif
+  return run();
+}
+
 extern "C" {
 
 #define LAUNCHER(name, ...) \
@@ -150,9 +173,12 @@ LAUNCHER_OF(inplace_abn_backward, InPlaceAbnBackward)
 LAUNCHER_OF(inplace_abn_backward_sums, InPlaceAbnBackward)
 
 // Products are of float32 where a GPU may round to TF32: the last argument is not asked.
-#define LAUNCHER_OF_PRODUCTS(name, Call)                                               \
-  LAUNCHER(name, const Call* call, bool) {                                             \
-    return message_of([&] { return OPENSEG_VARIANT(named(isa), name##_cpu)(*call); }); \
+#define LAUNCHER_OF_PRODUCTS(name, Call)                           \
+  LAUNCHER(name, const Call* call, bool) {                         \
+    return message_of([&] {                                        \
+      const auto kernel = OPENSEG_VARIANT(named(isa), name##_cpu); \
+      return beside_tiles([&] { return kernel(*call); });          \
+    });                                                            \
   }
 
 LAUNCHER_OF_PRODUCTS(attention, Attention)
