@@ -28,6 +28,7 @@ HEADLINES = {
     ("object_attention", "K=19 float32 channels_last both"): "256×128×128, 19 regions, both",
     ("object_attention", "K=150 float32 channels_last both"): "256×128×128, 150 regions, both",
     ("self_attention", "K=9409 float32 channels_last forward"): "256×97×97",
+    ("self_attention", "K=9409 bfloat16 channels_last forward"): "256×97×97, bfloat16",
     ("self_attention", "K=9409 float32 channels_last both"): "256×97×97, both",
     ("interlaced_attention", "K=233 float32 channels_last both"): "two stages, 104×104, both",
     ("inplace_abn", "float32 channels_last"): "2×512×97×97, both",
@@ -79,27 +80,27 @@ def milliseconds(seconds: float) -> str:
 
 
 def headlines() -> str:
-    """One line a case of the machine that was measured last, one thread and two side by side."""
-    measured = operator_records()
-    rows, machines = [], set()
+    """One line a case: its time and the ratio with one thread, on each machine; of the last, more."""
+    measured = [r for r in operator_records().values() if r["threads"] == 1]
+    names = list(dict.fromkeys(f"{r['device']}, {r['capability']}" for r in reversed(measured)))
+    rows = []
     for (operator, case), title in HEADLINES.items():
-        found = {key[-1]: r for key, r in measured.items() if key[2:4] == (operator, case)}
-        if 1 not in found or 2 not in found:
+        found = {
+            f"{r['device']}, {r['capability']}": r
+            for r in measured
+            if (r["operator"], r["case"]) == (operator, case)
+        }
+        if not found:
             continue
-        one, two = found[1], found[2]
-        machines |= {machine(one), machine(two)}
-        rows.append(
-            [
-                f"`{operator}`",
-                title,
-                f"{milliseconds(one['ours'])} / {milliseconds(two['ours'])} ms",
-                f"{faster(one)} / {faster(two)}",
-                best_peer(one),
-                memory(one),
-            ]
-        )
-    head = ["operator", "case", "1 / 2 threads", "faster than the best peer", "which is", "memory"]
-    return table(head, rows) + f"\n\nOn {' and '.join(sorted(machines))}."
+        of_machines = [
+            f"{milliseconds(found[name]['ours'])} ms, {faster(found[name])}"
+            if name in found
+            else ""
+            for name in names
+        ]
+        detailed = found[next(name for name in names if name in found)]
+        rows.append([f"`{operator}`", title, *of_machines, best_peer(detailed), memory(detailed)])
+    return table(["operator", "case", *names, "best peer", "memory"], rows)
 
 
 def operators() -> str:
