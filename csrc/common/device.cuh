@@ -41,6 +41,14 @@ __device__ inline float to_float(bfloat16 value) {
   return float_from_bits((uint32_t)value.bits << 16);
 }
 
+__device__ inline float infinity() {
+  return float_from_bits(0x7f800000);
+}
+
+__device__ inline float not_a_number() {
+  return float_from_bits(0x7fc00000);
+}
+
 __device__ inline float warp_sum(float value) {
   for (int distance = warp_size / 2; distance > 0; distance /= 2) {
     value += shuffle_xor(value, distance);

@@ -95,13 +95,10 @@ struct PieceColumn {
   }
 };
 
-// Starts the copy of a piece of which the map has `numbers` or more: zeros are for the others.
+// Copies a piece of which the map has `numbers` or more, number by number: zeros are for the
+// others.
 template <typename T>
-__device__ void load_piece(MapPiece<T>* to, const T* at, const Map& map, bool pieces, int numbers) {
-  if (pieces) {
-    copy_async(to, at, numbers > 0);
-    return;
-  }
+__device__ void load_numbers(MapPiece<T>* to, const T* at, const Map& map, int numbers) {
   MapPiece<T> piece = {};
 #pragma unroll
   for (int i = 0; i < 16 / (int)sizeof(T); ++i) {
@@ -137,7 +134,7 @@ __device__ void load_tile(T* tile, const Map& map, const TileStart& start, int r
   MapPiece<T>* to = place.in(tile);
 #pragma unroll 1
   for (int row = place.row; row < rows; row += warp_size) {
-    load_piece(to, at, map, false, row < inside.rows ? numbers : 0);
+    load_numbers(to, at, map, row < inside.rows ? numbers : 0);
     at += warp_size * map.stride_pixel;
     to += warp_size * tile_stride<T> / Place::size;
   }
@@ -167,7 +164,11 @@ class TileRowLoader {
       int numbers = rows_left_ > 0 ? numbers_ : 0;
 #pragma unroll 1
       for (int i = 0; i < tiles; ++i) {
-        load_piece(to, at, map_, pieces_, numbers);
+        if (pieces_) {
+          copy_async(to, at, numbers > 0);
+        } else {
+          load_numbers(to, at, map_, numbers);
+        }
         to += rows * tile_stride<T> / Place::size;
         at += tile_channels<T> * map_.stride_channel;
         numbers -= tile_channels<T>;

@@ -178,10 +178,6 @@ __device__ void write_row(const Source& to, int image, int at, int first_channel
   }
 }
 
-__device__ inline float infinity() {
-  return float_from_bits(0x7f800000);
-}
-
 // Elements of each of the two statistics.
 inline int64_t statistics_count(const Attention& call) {
   return call.query.batch * call.query.pixels;

@@ -21,14 +21,13 @@ constexpr int sum_threads = 128;
 // In place: exp(scale * score - greatest), 0 beyond the regions. Its sum for each row of the lane.
 template <int size>
 __device__ void exponentials(float (&scores)[size][4], int count, float scale, float (&sums)[2]) {
-  const float infinity = float_from_bits(0x7f800000);
-  float greatest[2] = {-infinity, -infinity};
+  float greatest[2] = {-infinity(), -infinity()};
   const int left = count - column_of(0, 0);
 #pragma unroll
   for (int i = 0; i < size; ++i) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      scores[i][e] = 8 * i + e % 2 < left ? scale * scores[i][e] : -infinity;
+      scores[i][e] = 8 * i + e % 2 < left ? scale * scores[i][e] : -infinity();
       greatest[e / 2] = fmaxf(greatest[e / 2], scores[i][e]);
     }
   }

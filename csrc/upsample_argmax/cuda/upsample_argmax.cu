@@ -47,10 +47,6 @@ struct Winners {
   int label[batch_rows];
 };
 
-__device__ float infinity() {
-  return float_from_bits(0x7f800000);
-}
-
 // NaN counts as the greatest value, as in torch.argmax.
 template <bool with_confidence, bool careful>
 __device__ void challenge(float value, int label, int row, Winners& winners) {

@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(threads) ohem_keep_kernel(Call call) {
        pixel += stride) {
     if (bits_of(call.result.probability[pixel]) >= limit) {
       call.result.loss[pixel] = 0;
-      call.result.lse[pixel] = float_from_bits(0x7f800000);
+      call.result.lse[pixel] = infinity();
       continue;
     }
     total += call.result.loss[pixel];

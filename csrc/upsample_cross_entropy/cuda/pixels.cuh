@@ -30,14 +30,6 @@ struct Problem {
   bool small;      // offsets within an image have 32 bits
 };
 
-__device__ inline float not_a_number() {
-  return float_from_bits(0x7fc00000);
-}
-
-__device__ inline float infinity() {
-  return float_from_bits(0x7f800000);
-}
-
 __device__ inline float class_weight(const Problem& call, int64_t label) {
   return call.loss.weight ? call.loss.weight[label] : 1.0f;
 }
