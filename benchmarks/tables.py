@@ -80,7 +80,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def headlines() -> str:
-    """One line a case: its time and the ratio with one thread, on each machine; of the last, more."""
+    """One line a case: time and ratio with one thread on each machine, more of the last one."""
     measured = [r for r in operator_records().values() if r["threads"] == 1]
     names = list(dict.fromkeys(f"{r['device']}, {r['capability']}" for r in reversed(measured)))
     rows = []
