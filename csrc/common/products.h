@@ -407,6 +407,17 @@ void tile_of(int64_t wanted, const Operands<Word>& in, Out* out, int64_t stride,
   tile<rows, into, lie, vectors>(in, out, stride, columns);
 }
 
+// Pitch of a left factor of `multiply`, and its words from row `row` on: they lie side by side, but
+// for tiles those of a column do.
+template <typename Word>
+int64_t factor_pitch(int64_t rows, int64_t columns) {
+  return in_tiles<Word> ? words<Word>(rows) : round_up(columns, panel);
+}
+template <typename Word>
+Word* from_row(Word* factor, int64_t row, int64_t pitch) {
+  return factor + row * (in_tiles<Word> ? 1 : pitch);
+}
+
 // Any operand as the left factor of `multiply`, whole panels of columns: [words(rows), pitch].
 template <typename Word, typename T>
 void pack_left(const Matrix<T>& from, Word* to, int64_t pitch) {

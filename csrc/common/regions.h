@@ -22,7 +22,7 @@ struct Projection {
       : data(scratch.take<Word>(size(regions, channels))),
         regions(regions),
         channels(channels),
-        pitch(in_tiles<Word> ? words<Word>(channels) : round_up(regions, panel)),
+        pitch(factor_pitch<Word>(channels, regions)),
         rows(scratch, regions, channels) {}
 
   static int64_t size(int64_t regions, int64_t channels) {
@@ -56,7 +56,7 @@ struct Projection {
       part.data += c * map.stride_row;
       part.rows = channels - c < step ? channels - c : step;
       pack(part, packed, panel, slice_of<Word> * panel);
-      Operands<Word> in{data + c / per_word<Word> * (in_tiles<Word> ? 1 : pitch),
+      Operands<Word> in{from_row(data, c / per_word<Word>, pitch),
                         pitch,
                         packed,
                         panel,
@@ -80,7 +80,7 @@ struct Expansion {
         regions(regions),
         channels(channels),
         pitch(round_up(channels, panel)),
-        pitch_left(in_tiles<Word> ? words<Word>(regions) : pitch) {}
+        pitch_left(factor_pitch<Word>(regions, channels)) {}
 
   static int64_t size(int64_t regions, int64_t channels) {
     return words<Word>(regions) * round_up(channels, panel);
@@ -121,7 +121,7 @@ struct Expansion {
       const Operands<Word> in{left, pitch_left, packed, block, panel, depth};
       multiply<into>(in, channels, map.columns, out, map.stride_row);
     } else {
-      const int64_t pitch_packed = in_tiles<Word> ? depth : block;
+      const int64_t pitch_packed = factor_pitch<Word>(regions, block);
       pack_left(factors, packed, pitch_packed);
       const Operands<Word> in{packed, pitch_packed, data, pitch, panel, depth};
       multiply<into>(in, map.columns, channels, out, map.stride_column);
@@ -143,7 +143,7 @@ struct Reduction {
 
   Reduction(Scratch& scratch, int64_t regions, int64_t channels)
       : regions(regions),
-        pitch(in_tiles<Word> ? depth : round_up(regions, panel)),
+        pitch(factor_pitch<Word>(together, regions)),
         width(width_of(channels)),
         packed(scratch.take<Word>(depth * round_up(regions, panel))),
         piece(scratch.take<Word>(depth * width)) {}
@@ -169,8 +169,8 @@ struct Reduction {
       }
     }
     const int64_t before = pixel % together / per_word<Word>, end = pixel + count;
-    pack_left(Matrix<float>{weights, count, regions, 1, block},
-              packed + before * (in_tiles<Word> ? 1 : pitch), pitch);
+    pack_left(Matrix<float>{weights, count, regions, 1, block}, from_row(packed, before, pitch),
+              pitch);
     if (end % together == 0 || end == map.pixels) {
       const int64_t first = pixel - pixel % together;
       multiply_all(pixels_of<T>(map, image, first, end - first), sums);

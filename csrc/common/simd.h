@@ -81,23 +81,25 @@ inline vfloat first_of(vfloat values, int64_t count, float rest = 0) {
 inline float sum_of(vfloat values) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)values);  // as a tree: gcc makes a chain of the loop
-#endif
+#else
   float sum = 0;
   for (int lane = 0; lane < lanes; ++lane) {
     sum += values[lane];
   }
   return sum;
+#endif
 }
 
 inline float max_of(vfloat values) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)values);
-#endif
+#else
   float most = values[0];
   for (int lane = 1; lane < lanes; ++lane) {
     most = values[lane] > most ? values[lane] : most;
   }
   return most;
+#endif
 }
 
 // gcc 12 turns __builtin_convertvector from 16 to 32 bits into slow code.
