@@ -82,16 +82,21 @@ def measure(
         "peak": _timing.peak_bytes(case.ours, device),
         "peer_peaks": {},
     }
-    if device == "cuda":
-        figures["modes"] = {"ours": _timing.cuda_modes(case.ours)}
     for name, peer in case.peers.items():
         try:
             figures["peers"][name] = seconds(peer)
             figures["peer_peaks"][name] = _timing.peak_bytes(peer, device)
-            if device == "cuda":
-                figures["modes"][name] = _timing.cuda_modes(peer)
         except Exception as error:  # compilers have kinds of their own
             figures["refused"][name] = first_line(error)
+    if device == "cuda":
+        runs = {"ours": case.ours, **{name: case.peers[name] for name in figures["peers"]}}
+        figures["modes"] = {name: {} for name in runs}
+        for mode, times in _timing.CUDA_MODES.items():  # a capture that fails harms what follows
+            for name, run in runs.items():
+                try:
+                    figures["modes"][name][mode] = times(run)
+                except Exception as error:
+                    figures["refused"][f"{name}, {mode}"] = first_line(error)
     return figures
 
 

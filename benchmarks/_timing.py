@@ -7,6 +7,7 @@ the measured rate of products, both measured in the same run with the same numbe
 
 import ctypes
 import datetime
+import functools
 import json
 import platform
 import shutil
@@ -24,6 +25,7 @@ from torch.utils.benchmark import Timer
 from openseg import _ext
 
 RESULTS = Path(__file__).with_name("results")
+LAUNCH_CYCLES = 2_000_000  # of a GPU: a millisecond and more
 FLOOR_SECONDS = {"cpu": 1.0, "cuda": 0.3}  # a GPU is idle but for us, and lent by the minute
 
 
@@ -48,7 +50,10 @@ def fastest(seconds: float, function: Callable[[], Any]) -> float:
 def cuda_seconds(
     function: Callable[[], Any], cold: bool = True, graphed: bool = False, times: int = 50
 ) -> float:
-    """Median by CUDA events; `cold` writes 256 MiB before each call, more than a cache holds."""
+    """Median by CUDA events; `cold` writes 256 MiB before each call, more than a cache holds.
+
+    The GPU is kept busy until the processor has launched all of the call.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -66,6 +71,7 @@ def cuda_seconds(
     for start, end in events:
         if cold:
             filler.zero_()
+        torch.cuda._sleep(LAUNCH_CYCLES)
         start.record()
         call()
         end.record()
@@ -73,12 +79,14 @@ def cuda_seconds(
     return statistics.median(start.elapsed_time(end) for start, end in events) / 1e3
 
 
-def cuda_modes(function: Callable[[], Any]) -> dict[str, float]:
-    """Seconds with a warm cache, and in a CUDA graph where the call can be captured."""
-    modes = {"warm": cuda_seconds(function, cold=False)}
-    if not waits_for_gpu(function):
-        modes["graph"] = cuda_seconds(function, graphed=True)
-    return modes
+def graph_seconds(function: Callable[[], Any]) -> float:
+    """As `cuda_seconds`, of a CUDA graph; RuntimeError where the call cannot be captured."""
+    if waits_for_gpu(function):
+        raise RuntimeError("waits for the GPU, no graph can have it")
+    return cuda_seconds(function, graphed=True)
+
+
+CUDA_MODES = {"warm": functools.partial(cuda_seconds, cold=False), "graph": graph_seconds}
 
 
 def waits_for_gpu(function: Callable[[], Any]) -> bool:
@@ -90,7 +98,9 @@ def waits_for_gpu(function: Callable[[], Any]) -> bool:
     torch.cuda.set_sync_debug_mode("error")
     try:
         function()
-    except RuntimeError:
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
         return True
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -136,7 +146,7 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int:
 
 def copy_bandwidth(device: str) -> float:
     """Bytes read and written a second by a copy of 256 MiB."""
-    source = torch.zeros(1 << 26, device=device)
+    source = torch.randn(1 << 26, device=device)
     target = torch.empty_like(source)
     seconds = median_seconds(lambda: target.copy_(source), FLOOR_SECONDS[device])
     return 2 * source.numel() * source.element_size() / seconds

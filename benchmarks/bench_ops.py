@@ -7,7 +7,7 @@ to benchmarks/results/.
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import _timing
@@ -142,7 +142,7 @@ def upsample_cross_entropy_cases(device: str) -> Iterator[Case]:
     if device == "cuda":
         workloads["150 classes, batch of 16"] = large
         workloads["150 classes, batch of 16, bfloat16"] = large
-    compiled = torch.compile(_plain_cross_entropy)
+    compiled = torch.compile(_plain_cross_entropy, dynamic=False)
     for name, (shape, size, ohem) in workloads.items():
         dtype = torch.bfloat16 if name.endswith("bfloat16") else torch.float32
         logits = _network_logits(shape, device).to(dtype).requires_grad_()
@@ -220,6 +220,12 @@ def inplace_abn_cases(device: str) -> Iterator[Case]:
         )
 
 
+def with_peers(cases: Iterable[Case], names: list[str]) -> Iterator[Case]:
+    for case in cases:
+        case.peers = {name: peer for name, peer in case.peers.items() if name in names}
+        yield case
+
+
 CASES: dict[str, Callable[[str], Iterator[Case]]] = {
     "upsample_argmax": upsample_argmax_cases,
     "confusion_matrix": confusion_matrix_cases,
@@ -233,6 +239,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peers", nargs="*", default=["eager", "bincount", "compiled"])
     parser.add_argument(
         "--record", nargs="?", const="ops", help="append to benchmarks/results/RECORD.jsonl"
     )
@@ -253,7 +260,7 @@ def main() -> None:
         floors = Floors.measured(arguments.device, [torch.float32])
         print(f"{threads} threads: {floors}")
         for operator in arguments.only:
-            cases = CASES[operator](arguments.device)
+            cases = with_peers(CASES[operator](arguments.device), arguments.peers)
             failures += report(operator, cases, arguments.device, floors, seconds, keep)
     if failures:
         raise SystemExit(f"{failures} cases fail")

@@ -51,6 +51,8 @@ def step(network: str, threads: int, crop: int, device: str) -> dict[str, float]
         return loss.detach()
 
     loss = float(run())
+    if device == "cuda":  # without the trials of convolutions
+        torch.cuda.reset_peak_memory_stats()
     seconds = _timing.median_seconds(run, SECONDS[device])
     return {"loss": loss, "seconds": seconds, "peak": _peak(device)}
 

@@ -27,6 +27,8 @@ import bench_ops
 import bench_step
 import torch
 
+from openseg import _ext
+
 HERE = Path(__file__).parent
 TESTS = [sys.executable, "-m", "pytest", "-rfEs", "--tb=short", "--show-capture=no"]
 # what is right comes before how it behaves
@@ -35,13 +37,19 @@ ALL_TESTS = ["-vv", *(f"tests/gpu/test_{name}.py" for name in ORDER)]
 RACES_AND_BOUNDS = ["tests/gpu/test_values.py", "-k", "small and cuda"]
 WORKERS = "8"  # one GPU waits for the compilers of many
 ONE_COMPILER = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "2"}  # for each of them
+MOST = 120  # seconds for one benchmark, should it hang
 GRACE = 15  # seconds for a command that is asked to stop: pytest tells what failed so far
 deadline = float("inf")  # of time.monotonic()
 share = 1.0  # of what is left until then, for one command
 
 
-def run(command: list[str], **environment: str) -> tuple[bool, str]:
-    """Whether the command succeeds, and its last line; what it says is shown as it comes."""
+def run(
+    command: list[str], most: float = threading.TIMEOUT_MAX, **environment: str
+) -> tuple[bool, str]:
+    """Whether the command succeeds, and its last line; what it says is shown as it comes.
+
+    It is stopped after `most` seconds, or when its share of the time is over.
+    """
     print("+", *command, flush=True)
     last, over = "", threading.Event()
     with subprocess.Popen(
@@ -63,7 +71,7 @@ def run(command: list[str], **environment: str) -> tuple[bool, str]:
             with contextlib.suppress(ProcessLookupError):  # nobody is left
                 os.killpg(process.pid, signal.SIGKILL)
 
-        timer = threading.Timer(min(left, threading.TIMEOUT_MAX), stop)
+        timer = threading.Timer(min(left, most), stop)
         timer.start()
         try:
             for line in process.stdout or ():
@@ -84,7 +92,7 @@ def tests(selection: str) -> bool:
     if importlib.util.find_spec("xdist"):  # every test may cost a worker its GPU
         helpers += ["-n", WORKERS, "--max-worker-restart=1000"]
     if importlib.util.find_spec("pytest_timeout"):  # a test whose kernel hangs ends its worker
-        helpers += ["--timeout=120", "--timeout-method=thread"]
+        helpers += ["--timeout=60", "--timeout-method=thread"]
     passed, outcome = run([*TESTS, *helpers, *ALL_TESTS, "-k", selection], **ONE_COMPILER)
     _timing.append({**_timing.machine("cuda"), "tests": outcome, "of": selection}, "gpu")
     return passed
@@ -110,7 +118,7 @@ def sanitizers() -> bool:
 
 def benchmark(script: str, subjects: Iterable[str], *options: str) -> bool:
     command = [sys.executable, str(HERE / script), "--device", "cuda", "--record", "gpu"]
-    outcomes = [run([*command, *options, "--only", name]) for name in subjects]
+    outcomes = [run([*command, *options, "--only", name], MOST) for name in subjects]
     return all(passed for passed, _ in outcomes)
 
 
@@ -118,15 +126,19 @@ def attention(*peers: str) -> bool:
     return benchmark("bench_attention.py", bench_attention.OURS, "--peers", *peers)
 
 
+def others(*peers: str) -> bool:
+    return benchmark("bench_ops.py", bench_ops.CASES, "--peers", *peers)
+
+
 STEPS = {
     "tests": lambda: tests("not triton"),
     "attention": lambda: attention("eager", "sdpa"),
-    "ops": lambda: benchmark("bench_ops.py", bench_ops.CASES),
+    "ops": lambda: others("eager", "bincount"),
     "steps": lambda: benchmark("bench_step.py", bench_step.NETWORKS),
     # minutes of compiling for seconds of running
     "triton": lambda: tests("triton"),
     "sanitizers": sanitizers,
-    "compilers": lambda: attention("compile", "flex"),
+    "compilers": lambda: attention("compile", "flex") & others("compiled"),
 }
 
 
@@ -140,6 +152,9 @@ def main() -> None:
         parser.error(f"no step {', '.join(sorted(unknown))}: there are {', '.join(STEPS)}")
     if not torch.cuda.is_available():
         raise SystemExit("torch finds no GPU here: python -m openseg.collect_env")
+    obstacle = _ext.reason or (None if _ext.with_cuda else _ext.NO_CUDA)
+    if obstacle := obstacle or _ext.gpu_obstacle(torch.device("cuda")):
+        raise SystemExit(obstacle)  # tests would be skipped, and Triton timed
     if options.minutes is not None:
         deadline = time.monotonic() + 60 * options.minutes
     failed, steps = [], options.steps or list(STEPS)

@@ -40,16 +40,16 @@ def records(name: str) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def last(name: str, *keys: str) -> dict[tuple[Any, ...], Record]:
+def last(measured: list[Record], *keys: str) -> dict[tuple[Any, ...], Record]:
     """The last record of each workload and machine, in the order of the first ones."""
     keys = ("device", "capability", *keys)
-    done = (record for record in records(name) if "failed" not in record)
+    done = (record for record in measured if "failed" not in record)
     return {tuple(record[key] for key in keys): record for record in done}
 
 
 def operator_records() -> dict[tuple[Any, ...], Record]:
     workload = "operator", "case", "threads"
-    return last("ops", *workload) | last("attention", *workload)
+    return last(records("ops"), *workload) | last(records("attention"), *workload)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -129,10 +129,67 @@ def operators() -> str:
     return "\n\n".join(parts)
 
 
+def gpu() -> str:
+    """What GPUs did: outcomes of the tests, then every case with its peers of all runs.
+
+    Shares and ratios are those of CUDA graphs where there is one, by the times of one run.
+    """
+    machines: dict[str, list[Record]] = {}
+    for record in records("gpu"):
+        machines.setdefault(f"{record['device']}, torch {record['torch']}", []).append(record)
+    parts = []
+    for name, found in reversed(machines.items()):
+        outcomes: dict[str, str] = {}
+        runs: dict[tuple[str, str], list[Record]] = {}
+        for record in found:
+            for step in {"tests", "memcheck", "racecheck"} & record.keys():
+                outcomes[f"{step} {record.get('of', '')}".strip()] = record[step].strip("= ")
+            if "ours" in record:
+                runs.setdefault((record["operator"], record["case"]), []).append(record)
+        said = "".join(f"- {step}: {outcome}\n" for step, outcome in outcomes.items())
+        rows = [_on_gpu(*case, of_case) for case, of_case in runs.items()]
+        head = ["operator", "case", "cold", "in a graph", "warm", "floor"]
+        head += ["faster than the best peer", "which is", "memory"]
+        parts.append(f"On {name}:\n\n{said}\n{table(head, rows)}")
+    return "\n\n".join(parts) or "Nothing has run on a GPU yet."
+
+
+def _on_gpu(operator: str, case: str, runs: list[Record]) -> list[str]:
+    """The last run of a case, with the best peer of all runs of the same commit."""
+    record = runs[-1]
+
+    def seconds(run: Record, name: str) -> float:
+        cold = run["ours"] if name == "ours" else run["peers"][name]
+        return run["modes"][name].get("graph", cold)
+
+    ratios = {
+        name: (seconds(run, name) / seconds(run, "ours"), run["peer_peaks"][name])
+        for run in runs
+        if run["commit"] == record["commit"]
+        for name in run["peers"]
+    }
+    best = min(ratios, key=ratios.__getitem__, default="")
+    faster, peak = (f"{ratios[best][0]:.1f}×", ratios[best][1]) if best else ("", 0)
+    modes = record["modes"]["ours"]
+    return [
+        f"`{operator}`",
+        case,
+        *(
+            f"{1e6 * t:.0f} µs" if t else ""
+            for t in (record["ours"], modes.get("graph"), modes.get("warm"))
+        ),
+        f"{100 * record['floor'] / seconds(record, 'ours'):.0f} %",
+        faster,
+        best,
+        f"{record['peak'] / 1e6:.0f} / {peak / 1e6:.0f} MB",
+    ]
+
+
 def steps() -> str:
     """Training steps, every operator on its kernel and on its reference."""
     rows = []
-    for record in last("steps", "network", "threads", "crop").values():
+    measured = records("steps") + [record for record in records("gpu") if "network" in record]
+    for record in last(measured, "network", "threads", "crop").values():
         kernels, plain = record["auto"], record["reference"]
         rows.append(
             [
@@ -160,7 +217,7 @@ def heads() -> str:
             str(record["threads"]),
             machine(record),
         ]
-        for record in last("complexity", "head", "threads").values()
+        for record in last(records("complexity"), "head", "threads").values()
     ]
     return table(["head", "parameters", "GFLOPs", "time", "memory", "threads", "machine"], rows)
 
@@ -176,7 +233,7 @@ def data() -> str:
             f"{record['images_per_second']:.1f}",
             machine(record),
         ]
-        for record in last("data", "set").values()
+        for record in last(records("data"), "set").values()
     ]
     return table(["set", "image", "read", "augment", "images a second", "machine"], rows)
 
@@ -198,7 +255,7 @@ def training() -> str:
 
 PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (headlines, training),
-    "docs/benchmarks.md": (operators, steps, heads, data),
+    "docs/benchmarks.md": (operators, gpu, steps, heads, data),
 }
 
 

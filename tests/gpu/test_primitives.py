@@ -68,6 +68,31 @@ def test_products_of_a_warp(dtype, tf32, valid):
         assert torch.equal(found, expected.float())
 
 
+def float_products(a, b, tf32):
+    """The first of `products`, of floats in the first row of depth and zeros."""
+    factors = torch.zeros(16, 32), torch.zeros(32, 16)
+    factors[0][:, 0], factors[1][0] = a, b
+    c = torch.full((4, 16, 16), torch.nan, device="cuda")
+    on_gpu = [x.cuda() for x in factors]
+    call(library("primitives.cu").product, *on_gpu, c, 32, dtypes()["float32"], tf32)
+    return c[0].cpu().double()
+
+
+def test_tensor_cores_cut_off_what_is_beyond_tf32():
+    """Where it is waived; else it counts."""
+    a, b = 1 + 2.0**-11, 1 + 2.0**-12
+    assert (float_products(a, b, tf32=True) == 1 + 2.0**-10).all()
+    assert ((float_products(a, b, tf32=False) - a * b).abs() <= 2.0**-22).all()
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7FC00000])  # as GPUs make it, its negative
+def test_nan_stays_nan(bits, tf32):
+    nan = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    assert float_products(nan, 1.0, tf32).isnan().all()
+    assert float_products(1.0, nan, tf32).isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_products_of_four_warps(dtype):
     if torch.cuda.get_device_capability() != (9, 0):

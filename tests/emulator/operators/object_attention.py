@@ -205,7 +205,7 @@ MUTANTS = [
         "regions that are not there in the softmax",
         "plain",
         VALUES,
-        "8 * i + e % 2 < left ? scale * scores[i][e] : -infinity",
+        "8 * i + e % 2 < left ? scale * scores[i][e] : -infinity()",
         "scale * scores[i][e]",
     ),
     Mutant(
