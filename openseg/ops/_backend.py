@@ -53,6 +53,18 @@ def cuda_obstacle(kernel: Any, tensor: torch.Tensor, dtypes: Collection[torch.dt
     return _ext.gpu_obstacle(tensor.device)
 
 
+@torch.compiler.assume_constant_result  # a graph is compiled for one GPU
+def _older_gpu(device: torch.device) -> str | None:
+    """Why Triton has too little shared memory for blocks of ours on this NVIDIA GPU."""
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= (8, 0):
+        return None
+    found = ".".join(map(str, capability))
+    return f"it serves NVIDIA GPUs from compute capability 8.0 on, {device} has {found}"
+
+
 def triton_obstacle(tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> str | None:
     """Why the Triton kernels cannot take `tensor`."""
     if not _HAS_TRITON:
@@ -62,6 +74,8 @@ def triton_obstacle(tensor: torch.Tensor, dtypes: Collection[torch.dtype]) -> st
             f"it serves tensors of GPUs, this one is on {tensor.device}; with TRITON_INTERPRET=1 "
             "it is interpreted on a CPU, for tests"
         )
+    if old := _older_gpu(tensor.device):
+        return old
     if _INTERPRETED and tensor.dtype in (torch.bfloat16, torch.float16):
         return f"Triton's interpreter has no right products of {tensor.dtype}"
     if tensor.dtype not in dtypes:

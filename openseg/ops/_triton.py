@@ -37,8 +37,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
 
 
 def precision(allow_tf32: bool) -> str:
-    """The `input_precision` of tl.dot for float32."""
-    return "tf32" if allow_tf32 else "ieee"
+    """The `input_precision` of tl.dot; most AMD GPUs refuse TF32, whatever the dtype."""
+    return "tf32" if allow_tf32 and torch.version.hip is None else "ieee"
 
 
 def shared_memory(tensor: Tensor) -> int:
@@ -82,8 +82,14 @@ def strides(tensor: Tensor) -> tuple[int, int, int]:
 
 
 def cell_pixels(size: Sequence[int], out: Sequence[int]) -> int:
-    """The most output pixels that lie between four neighbours of an input map."""
-    down, across = (min(o, -(-o // max(1, i - 1)) + 1) for i, o in zip(size, out, strict=True))
+    """No fewer than the output pixels that lie between any four neighbours of an input map.
+
+    Where corners are not aligned, half a step beyond the map belongs to the first and the last.
+    """
+    down, across = (
+        min(o, max(-(-o // max(1, i - 1)), -(-3 * o // (2 * i))) + 1)
+        for i, o in zip(size, out, strict=True)
+    )
     return down * across
 
 

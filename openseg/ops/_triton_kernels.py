@@ -114,7 +114,10 @@ def load_corners(pointer, offsets, mask):
 
 @triton.jit
 def blend(values, down, right):
-    """Bilinear interpolation of four values, by the weights of the lower and the right ones."""
+    """Bilinear interpolation of four values, by the weights of the lower and the right ones.
+
+    All of one shape, or of shapes that make one.
+    """
     upper = (1.0 - right) * values[0] + right * values[1]
     lower = (1.0 - right) * values[2] + right * values[3]
     return (1.0 - down) * upper + down * lower
@@ -122,8 +125,7 @@ def blend(values, down, right):
 
 @triton.jit
 def blend_classes(values, down, right):
-    """[pixels, classes] of four values for each class and two weights for each pixel."""
-    right = right[:, None]
-    upper = (1.0 - right) * values[0][None, :] + right * values[1][None, :]
-    lower = (1.0 - right) * values[2][None, :] + right * values[3][None, :]
-    return (1.0 - down[:, None]) * upper + down[:, None] * lower
+    """[classes, pixels] of four values for each class and two weights for each pixel: pixels are
+    then side by side on the lanes of a warp, and what a pixel needs alone is computed once."""
+    values = values[0][:, None], values[1][:, None], values[2][:, None], values[3][:, None]
+    return blend(values, down[None, :], right[None, :])

@@ -87,6 +87,17 @@ def test_obstacles_of_a_gpu(monkeypatch, archs, capability, runs):
         assert "cuda:1 has {}.{}:".format(*capability) in obstacle
 
 
+@pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_triton_leaves_older_gpus_to_the_reference(monkeypatch, capability, runs):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    obstacle = _backend._older_gpu(torch.device("cuda:1"))
+    assert (obstacle is None) == runs
+    assert runs or "from compute capability 8.0 on, cuda:1 has 7.5" in obstacle
+    assert _backend._older_gpu(torch.device("cpu")) is None
+
+
 @pytest.mark.parametrize("name", ["object_attention", "self_attention", "spatial_gather"])
 def test_tensors_of_two_devices(name):
     """A kernel would read the memory of the one by an address of the other."""

@@ -120,10 +120,9 @@ def object_attention_regions_kernel(
             value, grad, k, n, value_channels, value_region, value_channel, grad_channel,
             grad_pixel, regions, pixels, BLOCK_C, PRECISION,
         )  # fmt: skip
-        # a pixel outside of the map has no weight
-        lse = tl.load(statistics + n, mask=n < pixels, other=float("inf"))
+        lse = tl.load(statistics + n, mask=n < pixels, other=0.0)
         delta = tl.load(statistics + pixels + n, mask=n < pixels, other=0.0)
-        weights = tl.exp(scores * scale - lse[None, :])
+        weights = tl.where((n < pixels)[None, :], tl.exp(scores * scale - lse[None, :]), 0.0)
         grad_scores = weights * (grad_weights - delta[None, :]) * scale
         g = load_block(grad, n, chunk, grad_pixel, grad_channel, pixels, value_channels)
         q = load_block(query, n, chunk, query_pixel, query_channel, pixels, channels)

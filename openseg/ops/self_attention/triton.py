@@ -34,8 +34,11 @@ class Groups(NamedTuple):
     group_step: int
 
 
+_ONE_ROW = 1 << 30  # pixels: the compiler then sees that tokens side by side are pixels that are
+
+
 def whole_map(pixels: int) -> Groups:
-    return Groups(1, 0, pixels, pixels, 0, 1, 1, 0, 0)
+    return Groups(1, 0, pixels, _ONE_ROW, 0, 1, 1, 0, 0)
 
 
 @triton.jit
@@ -251,8 +254,8 @@ def attention(
     times = 2 if d <= 256 and (hopper or query.element_size() == 4) else 1
     sums = dv if _vectors(query, value) else max(d, dv)
     block = _block(query, value, d + dv, sums, times * d if hopper else 0)
-    rows = times * block
     for part in groups:
+        rows = min(times * block, power_of_two(part.tokens))
         launch(
             attention_kernel, _grid(rows, part, images),
             query, key, value, out, statistics, pixels, channels, value_channels, scale,
@@ -343,18 +346,20 @@ def _options(
 ) -> dict[str, Any]:
     """What a kernel is compiled with: nothing is spilled then.
 
-    With a second stage, maps come into shared memory past the registers. TF32 needs more of it.
+    With a second stage, maps come into shared memory past the registers. TF32 needs more of it, and
+    AMD's GPUs have none for a second stage of 1024 floats.
     """
     d, dv = power_of_two(query.shape[1]), power_of_two(value.shape[1])
-    wide = query.element_size() == 4
-    room = d + dv <= 512 or _triton.shared_memory(query) > 128 << 10
+    wide, shared = query.element_size() == 4, _triton.shared_memory(query)
+    room = d + dv <= 512 or shared > 128 << 10
+    tight = wide and d + dv > 512 and shared <= 64 << 10
     tf32 = allow_tf32 and wide and room
     if kernel is attention_query_kernel:
         once = wide and block >= 16
     elif kernel is attention_key_value_kernel:
-        once = tf32 or not (wide or _vectors(query, value))
+        once = tf32 or tight or not (wide or _vectors(query, value))
     else:
-        once = tf32 and d + dv > 512
+        once = tight or (tf32 and d + dv > 512)
     return {
         "BLOCK": block,
         "D": d,

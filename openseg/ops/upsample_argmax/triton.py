@@ -10,13 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from openseg.ops._triton import cell_pixels, launch, power_of_two
-from openseg.ops._triton_kernels import (
-    blend_classes,
-    cell,
-    corners,
-    load_corners,
-    next_weight,
-)
+from openseg.ops._triton_kernels import blend_classes, cell, corners, load_corners, next_weight
 
 _PIXELS_OF_A_PROGRAM = 1024
 
@@ -45,16 +39,16 @@ def upsample_argmax_kernel(
             k = k0 + tl.arange(0, BLOCK_K)
             planes = logits + k.to(tl.int64) * stride_class
             values = blend_classes(load_corners(planes, offsets, k < classes), down, right)
-            values = tl.where((k < classes)[None, :], values, -float("inf"))
+            values = tl.where((k < classes)[:, None], values, -float("inf"))
             nan = values != values
-            first_nan = tl.minimum(first_nan, tl.min(tl.where(nan, k[None, :], 2147483647), 1))
+            first_nan = tl.minimum(first_nan, tl.min(tl.where(nan, k[:, None], 2147483647), 0))
             known = tl.where(nan, -float("inf"), values)
-            greatest, index = tl.max(known, 1, return_indices=True)
+            greatest, index = tl.max(known, 0, return_indices=True)
             label = tl.where(greatest > best, k0 + index, label)
             if CONFIDENCE:
                 shift = tl.maximum(greatest, best)
                 shift = tl.where(shift == -float("inf"), 0.0, shift)
-                total = total * tl.exp(best - shift) + tl.sum(tl.exp(values - shift[:, None]), 1)
+                total = total * tl.exp(best - shift) + tl.sum(tl.exp(values - shift[None, :]), 0)
             best = tl.maximum(greatest, best)
         # as in torch, NaN is the greatest of all
         label = tl.where(first_nan < classes, first_nan, label)
@@ -80,6 +74,6 @@ def upsample_argmax(
     launch(
         upsample_argmax_kernel, grid, logits, labels, probability, classes, height, width, *size,
         *logits.stride(), _PIXELS_OF_A_PROGRAM, ALIGN=align_corners, CONFIDENCE=confidence,
-        BLOCK_P=power_of_two(most, most=32), BLOCK_K=power_of_two(classes, most=32), num_warps=2,
+        BLOCK_P=power_of_two(most, most=32), BLOCK_K=power_of_two(classes, most=32), num_warps=1,
     )  # fmt: skip
     return labels, probability

@@ -40,11 +40,11 @@ def _log_sum_exp(
         factor = (k < classes).to(tl.float32)
         if WEIGHTED:
             factor = tl.load(weight + k, mask=k < classes, other=0.0)
-        weighted += tl.sum(factor[None, :] * values, 1)
-        values = tl.where((k < classes)[None, :], values, -float("inf"))
-        higher = tl.maximum(greatest, tl.max(values, 1))
+        weighted += tl.sum(factor[:, None] * values, 0)
+        values = tl.where((k < classes)[:, None], values, -float("inf"))
+        higher = tl.maximum(greatest, tl.max(values, 0))
         shift = tl.where(higher == -float("inf"), 0.0, higher)
-        total = total * tl.exp(greatest - shift) + tl.sum(tl.exp(values - shift[:, None]), 1)
+        total = total * tl.exp(greatest - shift) + tl.sum(tl.exp(values - shift[None, :]), 0)
         greatest = higher
     return greatest, tl.log(total), weighted
 
@@ -122,6 +122,7 @@ def upsample_cross_entropy_backward_kernel(
     offsets = corners(row, column, height, width, stride_row, stride_column)
     logits += image * stride_image
     values = load_corners(logits + k.to(tl.int64) * stride_class, offsets, k < classes)
+    values = values[0][None, :], values[1][None, :], values[2][None, :], values[3][None, :]
     weights = 1.0 * classes
     factor = tl.full((BLOCK_K,), 1.0, tl.float32)
     if WEIGHTED:
@@ -142,7 +143,8 @@ def upsample_cross_entropy_backward_kernel(
             grad_loss = tl.zeros((BLOCK_P,), tl.float32) + tl.load(scale)
         else:
             grad_loss = tl.load(scale + place, mask=counted, other=0.0)
-        probability = tl.exp(blend_classes(values, down, right) - known[:, None])
+        blended = blend(values, down[:, None], right[:, None])
+        probability = tl.exp(blended - known[:, None])
         grad = probability - (k[None, :] == label[:, None]).to(tl.float32)
         if WEIGHTED:
             grad *= tl.load(weight + label, mask=counted, other=0.0)[:, None]
@@ -191,7 +193,7 @@ def upsample_cross_entropy(
         _PIXELS_OF_A_PROGRAM, ignore_index, label_smoothing, ALIGN=align_corners,
         WEIGHTED=weight is not None, SMOOTHED=label_smoothing > 0, EACH=each or bool(ohem),
         MINED=bool(ohem), BLOCK_P=power_of_two(most, most=32),
-        BLOCK_K=power_of_two(classes, most=32), num_warps=2,
+        BLOCK_K=power_of_two(classes, most=32 if weight is None else 16), num_warps=1,
     )  # fmt: skip
     totals = torch.cat([parts[:, :3].sum(0), parts[:, 3:].amin(0)])
     if ohem:

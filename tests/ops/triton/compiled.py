@@ -91,16 +91,20 @@ def one_pixel(dtype, last, channels=32, regions=32):
 
 
 def upsample_argmax(dtype, last, channels=19, regions=19):
-    argmax.upsample_argmax(map_(regions, (13, 17), dtype, last), (97, 129), True, True)
+    for confidence in (True, False):
+        argmax.upsample_argmax(map_(regions, (13, 17), dtype, last), (97, 129), True, confidence)
 
 
 def upsample_cross_entropy(dtype, last, channels=19, regions=19):
     logits, target = map_(regions, (13, 17), dtype, last), torch.zeros(2, 97, 129).long()
-    weight, scale = torch.ones(regions), torch.ones(())
-    _, lse, *_ = entropy.upsample_cross_entropy(
-        logits, target, weight, True, 255, 0.1, "", 0.0, 0, False
-    )
-    entropy.upsample_cross_entropy_backward(logits, target, weight, lse, scale, True, 255, 0.1)
+    scale = torch.ones(())
+    for weight, smoothing in ((torch.ones(regions), 0.1), (None, 0.0)):
+        _, lse, *_ = entropy.upsample_cross_entropy(
+            logits, target, weight, True, 255, smoothing, "", 0.0, 0, False
+        )
+        entropy.upsample_cross_entropy_backward(
+            logits, target, weight, lse, scale, True, 255, smoothing
+        )
 
 
 def confusion_matrix(dtype, last, channels=19, regions=19):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from openseg.ops import object_attention
+from tests.ops.gradients import with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 from tests.ops.test_object_attention import case
 from tests.ops.triton.interpreted import check, check_compiled
@@ -43,6 +44,20 @@ def test_huge_scores_and_nan():
     known = value[0][strongest].permute(2, 0, 1)
     others = ~out[0].isnan()
     torch.testing.assert_close(out[0][others], known[others])
+
+
+def test_pixels_beyond_the_map_add_nothing():
+    """Not even where a key is infinite: their scores, 0 · inf, are NaN."""
+    query, key, value = case(1, 8, 5, 7, 3, 4, torch.float32)
+    query[:, 0] = -1.0
+    key[0, 1, 0] = float("inf")  # no pixel looks there
+    mine, known = (
+        with_gradients(functools.partial(object_attention, backend=backend), [query, key, value])
+        for backend in ("triton", "reference")
+    )
+    assert mine[2].isfinite().all()
+    for ours, expected in zip(mine, known, strict=True):
+        torch.testing.assert_close(ours, expected, equal_nan=True)
 
 
 def test_compiles_with_its_gradients():

@@ -11,7 +11,7 @@ from tests.ops.test_upsample_argmax import logits_of
 label = functools.partial(upsample_argmax, backend="triton")
 
 
-# K, h, w, H, W: many classes, upsampling by whole steps and by none, downsampling, one pixel
+# K, h, w, H, W: many classes, upsampling by whole steps and by none, downsampling, one pixel, far
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(
     ("shape", "size"),
@@ -22,6 +22,7 @@ label = functools.partial(upsample_argmax, backend="triton")
         ((1, 3, 4, 3), (3, 2)),
         ((1, 4, 1, 1), (5, 1)),
         ((1, 300, 1, 2), (1, 2)),
+        ((1, 2, 7, 1), (112, 50)),
     ],
 )
 def test_labels_and_confidence(shape, size, align_corners):
