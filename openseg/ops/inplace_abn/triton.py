@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Triton kernels of `inplace_abn`: sums over parts of the rows, then one pass that applies them.
+"""Triton kernels of `inplace_abn`: sums over parts of the map, then one pass that applies them.
 
-A row is a pixel of an image. What a channel needs is put into coefficients in float64, between the
-kernels; the parts of a sum are added there too, in their order.
+What a channel needs is put into coefficients in float64, between the kernels; the parts of a sum
+are added there too, in their order.
 """
 
 import torch
@@ -13,64 +13,70 @@ from torch import Tensor
 from openseg.ops._layout import empty_map
 from openseg.ops._triton import launch, power_of_two, split, strides, walkable
 
-_BLOCK = 64  # rows
 # the lowest output of ELU over its alpha, above -1, which numbers of few digits reach
 _LOWEST_ELU = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 @triton.jit
-def _places(rows, pixels, c, image_stride, pixel_stride, channel_stride):
-    offsets = (rows // pixels).to(tl.int64) * image_stride
-    offsets += (rows % pixels).to(tl.int64) * pixel_stride
-    return offsets[:, None] + c.to(tl.int64)[None, :] * channel_stride
+def _block(index, pixels, BLOCK: tl.constexpr):
+    """The image of a block, and its pixels: of one image, so they are known to be neighbours."""
+    blocks = tl.cdiv(pixels, BLOCK)
+    return index // blocks, index % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def _places(image, n, c, image_stride, pixel_stride, channel_stride):
+    start = image.to(tl.int64) * image_stride
+    pixels = n.to(tl.int64)[:, None] * pixel_stride
+    return start + pixels + c.to(tl.int64)[None, :] * channel_stride
 
 
 @triton.jit
 def inplace_abn_statistics_kernel(
-    x, parts, rows, pixels, channels, rows_each, x_image, x_pixel, x_channel,
+    x, parts, blocks, pixels, channels, blocks_each, x_image, x_pixel, x_channel,
     BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """First value, mean beside it and Σ (value - mean)² of each part.
+    """Number, mean and Σ (value - mean)² of the values of each part.
 
     By Welford's updates in each row of the block: sums of squares would cancel.
     """
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    first = tl.program_id(1) * rows_each
-    last = tl.minimum(first + rows_each, rows)
-    start_place = (first // pixels).to(tl.int64) * x_image
-    start_place += (first % pixels).to(tl.int64) * x_pixel
+    first = tl.program_id(1) * blocks_each
+    image, n = _block(first, pixels, BLOCK)
+    start_place = image.to(tl.int64) * x_image + tl.min(n, 0).to(tl.int64) * x_pixel
     shift = tl.load(x + start_place + c.to(tl.int64) * x_channel, mask=c < channels, other=0.0)
     shift = shift.to(tl.float32)
     count = tl.zeros((BLOCK,), tl.float32)
     mean = tl.zeros((BLOCK, BLOCK_C), tl.float32)
     squares = tl.zeros((BLOCK, BLOCK_C), tl.float32)
-    for start in range(first, last, BLOCK):
-        r = start + tl.arange(0, BLOCK)
-        inside = (r < last)[:, None] & (c < channels)[None, :]
-        place = _places(r, pixels, c, x_image, x_pixel, x_channel)
+    for index in range(first, tl.minimum(first + blocks_each, blocks)):
+        image, n = _block(index, pixels, BLOCK)
+        inside = (n < pixels)[:, None] & (c < channels)[None, :]
+        place = _places(image, n, c, x_image, x_pixel, x_channel)
         values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) - shift[None, :]
-        here = (r < last).to(tl.float32)
+        here = (n < pixels).to(tl.float32)
         count += here
         difference = tl.where(inside, values - mean, 0.0)
         mean += difference * (here / tl.maximum(count, 1.0))[:, None]
         squares += difference * tl.where(inside, values - mean, 0.0)
-    common = tl.sum(count[:, None] * mean, 0) / (last - first)
+    total = tl.sum(count.to(tl.float64), 0)
+    common = tl.sum(count[:, None] * mean, 0) / total.to(tl.float32)
     squares += count[:, None] * (mean - common[None, :]) * (mean - common[None, :])
     parts += tl.program_id(1) * 3 * channels + c
-    tl.store(parts, shift, mask=c < channels)
-    tl.store(parts + channels, common, mask=c < channels)
-    tl.store(parts + 2 * channels, tl.sum(squares, 0), mask=c < channels)
+    tl.store(parts, tl.zeros((BLOCK_C,), tl.float64) + total, mask=c < channels)
+    tl.store(parts + channels, shift.to(tl.float64) + common, mask=c < channels)
+    tl.store(parts + 2 * channels, tl.sum(squares, 0).to(tl.float64), mask=c < channels)
 
 
 @triton.jit
 def inplace_abn_kernel(
-    x, z, coefficients, rows, pixels, channels, parameter, x_image, x_pixel, x_channel,
-    z_image, z_pixel, z_channel, KIND: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+    x, z, coefficients, pixels, channels, parameter, x_image, x_pixel, x_channel, z_image,
+    z_pixel, z_channel, KIND: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    image, n = _block(tl.program_id(0), pixels, BLOCK)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (r < rows)[:, None] & (c < channels)[None, :]
-    place = _places(r, pixels, c, x_image, x_pixel, x_channel)
+    inside = (n < pixels)[:, None] & (c < channels)[None, :]
+    place = _places(image, n, c, x_image, x_pixel, x_channel)
     values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     mean = tl.load(coefficients + c, mask=c < channels, other=0.0)[None, :]
     scale = tl.load(coefficients + channels + c, mask=c < channels, other=0.0)[None, :]
@@ -85,7 +91,7 @@ def inplace_abn_kernel(
     else:
         below = y * parameter
     y = tl.where((y > 0) | (y != y), y, below)
-    place = _places(r, pixels, c, z_image, z_pixel, z_channel)
+    place = _places(image, n, c, z_image, z_pixel, z_channel)
     tl.store(z + place, y.to(z.dtype.element_ty), mask=inside)
 
 
@@ -128,22 +134,21 @@ def _recovered(
 
 @triton.jit
 def inplace_abn_sums_kernel(
-    grad, kept, coefficients, parts, rows, pixels, channels, rows_each, parameter, lowest,
+    grad, kept, coefficients, parts, blocks, pixels, channels, blocks_each, parameter, lowest,
     grad_image, grad_pixel, grad_channel, kept_image, kept_pixel, kept_channel,
     KIND: tl.constexpr, FROM_INPUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Sums over a part of the gradient of y, and of it times y - bias."""
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    first = tl.program_id(1) * rows_each
-    last = tl.minimum(first + rows_each, rows)
+    first = tl.program_id(1) * blocks_each
     total = tl.zeros((BLOCK, BLOCK_C), tl.float32)
     products = tl.zeros((BLOCK, BLOCK_C), tl.float32)
-    for start in range(first, last, BLOCK):
-        r = start + tl.arange(0, BLOCK)
-        inside = (r < last)[:, None] & (c < channels)[None, :]
-        place = _places(r, pixels, c, grad_image, grad_pixel, grad_channel)
+    for index in range(first, tl.minimum(first + blocks_each, blocks)):
+        image, n = _block(index, pixels, BLOCK)
+        inside = (n < pixels)[:, None] & (c < channels)[None, :]
+        place = _places(image, n, c, grad_image, grad_pixel, grad_channel)
         g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-        place = _places(r, pixels, c, kept_image, kept_pixel, kept_channel)
+        place = _places(image, n, c, kept_image, kept_pixel, kept_channel)
         k = tl.load(kept + place, mask=inside, other=0.0).to(tl.float32)
         g, centered = _recovered(
             g, k, coefficients, c, channels, parameter, lowest, KIND, FROM_INPUT
@@ -157,17 +162,17 @@ def inplace_abn_sums_kernel(
 
 @triton.jit
 def inplace_abn_backward_kernel(
-    grad, kept, grad_x, coefficients, rows, pixels, channels, parameter, lowest,
+    grad, kept, grad_x, coefficients, pixels, channels, parameter, lowest,
     grad_image, grad_pixel, grad_channel, kept_image, kept_pixel, kept_channel,
     out_image, out_pixel, out_channel,
     KIND: tl.constexpr, FROM_INPUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    image, n = _block(tl.program_id(0), pixels, BLOCK)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside = (r < rows)[:, None] & (c < channels)[None, :]
-    place = _places(r, pixels, c, grad_image, grad_pixel, grad_channel)
+    inside = (n < pixels)[:, None] & (c < channels)[None, :]
+    place = _places(image, n, c, grad_image, grad_pixel, grad_channel)
     g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-    place = _places(r, pixels, c, kept_image, kept_pixel, kept_channel)
+    place = _places(image, n, c, kept_image, kept_pixel, kept_channel)
     k = tl.load(kept + place, mask=inside, other=0.0).to(tl.float32)
     g, centered = _recovered(g, k, coefficients, c, channels, parameter, lowest, KIND, FROM_INPUT)
     coefficients += 4 * channels + c
@@ -175,14 +180,22 @@ def inplace_abn_backward_kernel(
     by_value = tl.load(coefficients + channels, mask=c < channels, other=0.0)[None, :]
     constant = tl.load(coefficients + 2 * channels, mask=c < channels, other=0.0)[None, :]
     result = by_grad * g + by_value * centered + constant
-    place = _places(r, pixels, c, out_image, out_pixel, out_channel)
+    place = _places(image, n, c, out_image, out_pixel, out_channel)
     tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
 
 
-def _sizes(x: Tensor) -> tuple[int, int, int]:
-    """Rows, pixels of an image, channels."""
-    images, channels, height, width = x.shape
-    return images * height * width, height * width, channels
+def _blocks(*maps: Tensor) -> tuple[int, int, int, list[int]]:
+    """(blocks of all images, pixels of a block, pixels of an image, the strides of each map).
+
+    By the shape alone, for sums to have one order in any layout.
+    """
+    images, _, height, width = maps[0].shape
+    pixels, steps = height * width, [strides(each) for each in maps]
+    if pixels == 1:  # a block for each would be nearly empty: they are the pixels of one image
+        steps = [(0, image, channel) for image, _, channel in steps]
+        images, pixels = 1, images
+    block = power_of_two(pixels, most=64)
+    return images * triton.cdiv(pixels, block), block, pixels, [s for each in steps for s in each]
 
 
 def _channels(x: Tensor) -> int:
@@ -202,25 +215,23 @@ def _activation(kind: str, parameter: float) -> tuple[str, float]:
 
 def inplace_abn_statistics(x: Tensor) -> Tensor:
     """float64 [3, C]: mean, biased variance, number of values."""
-    x = walkable(x)
-    rows, pixels, channels = _sizes(x)
-    if rows == 0:
+    x, channels = walkable(x), x.shape[1]
+    if x.numel() == 0:
         return x.new_zeros((3, channels), dtype=torch.float64)
+    blocks, block, pixels, places = _blocks(x)
     block_c = _channels(x)
-    blocks = triton.cdiv(channels, block_c)
-    count, each = split(rows, _BLOCK, blocks)
-    parts = x.new_empty((count, 3, channels), dtype=torch.float32)
+    programs = triton.cdiv(channels, block_c)
+    count, each = split(blocks, 1, programs)
+    parts = x.new_empty((count, 3, channels), dtype=torch.float64)
     launch(
-        inplace_abn_statistics_kernel, (blocks, count), x, parts, rows, pixels, channels, each,
-        *strides(x), BLOCK=_BLOCK, BLOCK_C=block_c, num_warps=_warps(block_c),
+        inplace_abn_statistics_kernel, (programs, count), x, parts, blocks, pixels, channels, each,
+        *places, BLOCK=block, BLOCK_C=block_c, num_warps=_warps(block_c),
     )  # fmt: skip
-    shift, means, squares = parts.double().unbind(1)
-    means = shift + means
-    number = torch.full_like(means, each)
-    number[-1] = rows - (count - 1) * each
-    mean = (number * means).sum(0) / rows
-    variance = (squares + number * (means - mean) ** 2).sum(0) / rows
-    return torch.stack([mean, variance, torch.full_like(mean, rows)])
+    number, means, squares = parts.unbind(1)
+    total = number.sum(0)
+    mean = (number * means).sum(0) / total
+    variance = (squares + number * (means - mean) ** 2).sum(0) / total
+    return torch.stack([mean, variance, total])
 
 
 def _normalising(statistics: Tensor, affine: Tensor, eps: float) -> Tensor:
@@ -237,15 +248,15 @@ def _apply(
     parameter: float,
 ) -> Tensor:  # fmt: skip
     statistics = inplace_abn_statistics(x) if known is None else known.clone()
-    rows, pixels, channels = _sizes(x)
-    if rows == 0:
+    if x.numel() == 0:
         return statistics
-    block_c = _channels(x)
+    blocks, block, pixels, places = _blocks(x, z)
+    channels, block_c = x.shape[1], _channels(x)
     kind, parameter = _activation(kind, parameter)
     launch(
-        inplace_abn_kernel, (triton.cdiv(rows, _BLOCK), triton.cdiv(channels, block_c)),
-        x, z, _normalising(statistics, affine, eps), rows, pixels, channels, parameter,
-        *strides(x), *strides(z), KIND=kind, BLOCK=_BLOCK, BLOCK_C=block_c,
+        inplace_abn_kernel, (blocks, triton.cdiv(channels, block_c)),
+        x, z, _normalising(statistics, affine, eps), pixels, channels, parameter, *places,
+        KIND=kind, BLOCK=block, BLOCK_C=block_c,
     )  # fmt: skip
     return statistics
 
@@ -277,21 +288,22 @@ def inplace_abn_backward_sums(
     parameter: float, kept_input: bool,
 ) -> Tensor:  # fmt: skip
     """float64 [2, C]: Σ dy and Σ dy · (y - bias)."""
-    rows, pixels, channels = _sizes(kept)
-    if rows == 0:
+    channels = kept.shape[1]
+    if kept.numel() == 0:
         return statistics.new_zeros((2, channels))
     coefficients = _recovering(statistics, affine, eps, kept_input)
     lowest = _LOWEST_ELU[kept.dtype]
     grad, kept = walkable(grad), walkable(kept)
     kind, parameter = _activation(activation, parameter)
+    blocks, block, pixels, places = _blocks(grad, kept)
     block_c = _channels(kept)
-    blocks = triton.cdiv(channels, block_c)
-    count, each = split(rows, _BLOCK, blocks)
+    programs = triton.cdiv(channels, block_c)
+    count, each = split(blocks, 1, programs)
     parts = kept.new_empty((count, 2, channels), dtype=torch.float32)
     launch(
-        inplace_abn_sums_kernel, (blocks, count), grad, kept, coefficients, parts, rows, pixels,
-        channels, each, parameter, lowest, *strides(grad), *strides(kept), KIND=kind,
-        FROM_INPUT=kept_input, BLOCK=_BLOCK, BLOCK_C=block_c, num_warps=_warps(block_c),
+        inplace_abn_sums_kernel, (programs, count), grad, kept, coefficients, parts, blocks,
+        pixels, channels, each, parameter, lowest, *places, KIND=kind, FROM_INPUT=kept_input,
+        BLOCK=block, BLOCK_C=block_c, num_warps=_warps(block_c),
     )  # fmt: skip
     return parts.sum(0, dtype=torch.float64)
 
@@ -305,9 +317,9 @@ def inplace_abn_backward(
         sums = inplace_abn_backward_sums(grad, kept, statistics, affine, *options)
     else:
         sums = known.clone()
-    rows, pixels, channels = _sizes(kept)
+    channels = kept.shape[1]
     grad_x = empty_map(kept, channels)
-    if rows == 0:
+    if kept.numel() == 0:
         return grad_x, sums
     _, variance, number = statistics
     gain, inverse = affine[0].double(), (variance + eps).rsqrt()
@@ -318,11 +330,11 @@ def inplace_abn_backward(
     lowest = _LOWEST_ELU[kept.dtype]
     grad, kept = walkable(grad), walkable(kept)
     kind, parameter = _activation(activation, parameter)
+    blocks, block, pixels, places = _blocks(grad, kept, grad_x)
     block_c = _channels(kept)
-    grid = triton.cdiv(rows, _BLOCK), triton.cdiv(channels, block_c)
     launch(
-        inplace_abn_backward_kernel, grid, grad, kept, grad_x, coefficients, rows, pixels,
-        channels, parameter, lowest, *strides(grad), *strides(kept), *strides(grad_x), KIND=kind,
-        FROM_INPUT=kept_input, BLOCK=_BLOCK, BLOCK_C=block_c,
+        inplace_abn_backward_kernel, (blocks, triton.cdiv(channels, block_c)), grad, kept, grad_x,
+        coefficients, pixels, channels, parameter, lowest, *places, KIND=kind,
+        FROM_INPUT=kept_input, BLOCK=block, BLOCK_C=block_c,
     )  # fmt: skip
     return grad_x, sums

@@ -2,20 +2,28 @@
 import pytest
 import torch
 
+from openseg.ops import _triton
 from tests.ops.gradients import with_gradients
 from tests.ops.oracle import LAYOUTS, laid_out
 from tests.ops.test_inplace_abn import ACTIVATIONS, INVERTIBLE, abn, case, running
 from tests.ops.triton.interpreted import check, check_compiled
 
 
-# single pixels, several blocks of rows and of channels
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("shape", [(5, 3, 1, 1), (2, 5, 9, 7), (1, 70, 2, 3)])
-def test_error_budget(shape, activation):
-    def keeping(*tensors, backend):
-        return abn(activation, keep="input", backend=backend)(*tensors)
+def keeping(activation):
+    return lambda *t, backend: abn(activation, keep="input", backend=backend)(*t)
 
-    check(keeping, case(shape, torch.float32))
+
+# single pixels, several blocks of pixels and of channels
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(5, 3, 1, 1), (2, 5, 9, 7), (2, 4, 13, 11), (1, 70, 2, 3)])
+def test_error_budget(shape, activation):
+    check(keeping(activation), case(shape, torch.float32))
+
+
+def test_parts_go_from_image_to_image(monkeypatch):
+    """Each of four has four of the 15 blocks of five images."""
+    monkeypatch.setattr(_triton, "_PROGRAMS", 4)
+    check(keeping(("elu", 1.3)), case((5, 4, 13, 11), torch.float32))
 
 
 @pytest.mark.parametrize("activation", INVERTIBLE)
@@ -36,10 +44,7 @@ def test_either_is_kept(activation, training, keep):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout):
     x, weight, bias = case((2, 5, 3, 4), torch.float32)
-    check(
-        lambda *t, backend: abn(keep="input", backend=backend)(*t),
-        [laid_out(x, layout), weight, bias],
-    )
+    check(keeping(("leaky_relu", 0.01)), [laid_out(x, layout), weight, bias])
 
 
 def test_overwrites():
