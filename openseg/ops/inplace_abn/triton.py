@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Triton kernels of `inplace_abn`: sums over parts of the map, then one pass that applies them.
 
-What a channel needs is put into coefficients in float64, between the kernels; the parts of a sum
-are added there too, in their order.
+A small kernel between the two puts what a channel needs into coefficients, in float64; the parts
+are added there too, in an order of their own.
 """
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from openseg.ops._layout import empty_map
 from openseg.ops._triton import launch, power_of_two, split, strides, walkable
 
+_SUMMING_WARPS = 8  # with fewer, registers hardly suffice for the sums of a block
+_FEW = 8  # channels of a program that takes all parts of them
 # the lowest output of ELU over its alpha, above -1, which numbers of few digits reach
 _LOWEST_ELU = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
@@ -29,6 +31,33 @@ def _places(image, n, c, image_stride, pixel_stride, channel_stride):
     start = image.to(tl.int64) * image_stride
     pixels = n.to(tl.int64)[:, None] * pixel_stride
     return start + pixels + c.to(tl.int64)[None, :] * channel_stride
+
+
+@triton.jit
+def _row(matrix, row, c, channels):
+    """What is not a channel is 1 in all rows: nothing is divided by 0."""
+    return tl.load(matrix + row * channels + c, mask=c < channels, other=1.0)
+
+
+@triton.jit
+def _four_rows(matrix, c, channels):
+    first, second = _row(matrix, 0, c, channels), _row(matrix, 1, c, channels)
+    return first, second, _row(matrix, 2, c, channels), _row(matrix, 3, c, channels)
+
+
+@triton.jit
+def _store_rows(matrix, rows, c, channels):
+    for row in tl.static_range(len(rows)):
+        tl.store(matrix + row * channels + c, rows[row], mask=c < channels)
+
+
+@triton.jit
+def _normalising(mean, variance, affine, c, channels, EPS: tl.constexpr):
+    """float32: y - bias is (x - first) · second + third; the fourth is the bias."""
+    scale = _row(affine, 0, c, channels).to(tl.float64) / tl.sqrt(variance + EPS)
+    rounded = mean.to(tl.float32)
+    rest = (rounded.to(tl.float64) - mean) * scale
+    return rounded, scale.to(tl.float32), rest.to(tl.float32), _row(affine, 1, c, channels)
 
 
 @triton.jit
@@ -62,10 +91,40 @@ def inplace_abn_statistics_kernel(
     total = tl.sum(count.to(tl.float64), 0)
     common = tl.sum(count[:, None] * mean, 0) / total.to(tl.float32)
     squares += count[:, None] * (mean - common[None, :]) * (mean - common[None, :])
-    parts += tl.program_id(1) * 3 * channels + c
-    tl.store(parts, tl.zeros((BLOCK_C,), tl.float64) + total, mask=c < channels)
-    tl.store(parts + channels, shift.to(tl.float64) + common, mask=c < channels)
-    tl.store(parts + 2 * channels, tl.sum(squares, 0).to(tl.float64), mask=c < channels)
+    part = (
+        tl.zeros((BLOCK_C,), tl.float64) + total,
+        shift.to(tl.float64) + common,
+        tl.sum(squares, 0).to(tl.float64),
+    )
+    _store_rows(parts + tl.program_id(1) * 3 * channels, part, c, channels)
+
+
+@triton.jit
+def inplace_abn_coefficients_kernel(
+    parts, known, affine, statistics, coefficients, count, channels,
+    EPS: tl.constexpr, PARTS: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Mean, variance and number of all parts, or the known ones; with `affine`, what normalises."""
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    if known is None:
+        part = tl.arange(0, PARTS)[:, None]
+        inside = (part < count) & (c < channels)[None, :]
+        place = parts + part * 3 * channels + c[None, :]
+        numbers = tl.load(place, mask=inside, other=0.0)
+        means = tl.load(place + channels, mask=inside, other=0.0)
+        squares = tl.load(place + 2 * channels, mask=inside, other=0.0)
+        number = tl.sum(numbers, 0)
+        divisor = tl.maximum(number, 1.0)
+        mean = tl.sum(numbers * means, 0) / divisor
+        beside = means - mean[None, :]
+        variance = tl.sum(squares + numbers * beside * beside, 0) / divisor
+    else:
+        mean, variance = _row(known, 0, c, channels), _row(known, 1, c, channels)
+        number = _row(known, 2, c, channels)
+    _store_rows(statistics, (mean, variance, number), c, channels)
+    if affine is not None:
+        normalising = _normalising(mean, variance, affine, c, channels, EPS)
+        _store_rows(coefficients, normalising, c, channels)
 
 
 @triton.jit
@@ -78,11 +137,8 @@ def inplace_abn_kernel(
     inside = (n < pixels)[:, None] & (c < channels)[None, :]
     place = _places(image, n, c, x_image, x_pixel, x_channel)
     values = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    mean = tl.load(coefficients + c, mask=c < channels, other=0.0)[None, :]
-    scale = tl.load(coefficients + channels + c, mask=c < channels, other=0.0)[None, :]
-    rest = tl.load(coefficients + 2 * channels + c, mask=c < channels, other=0.0)[None, :]
-    bias = tl.load(coefficients + 3 * channels + c, mask=c < channels, other=0.0)[None, :]
-    y = (values - mean) * scale + rest + bias
+    mean, scale, rest, bias = _four_rows(coefficients, c, channels)
+    y = (values - mean[None, :]) * scale[None, :] + rest[None, :] + bias[None, :]
     if KIND == "relu":
         below = tl.zeros_like(y)
     elif KIND == "elu":  # by the series of exp(y) - 1 where y is small
@@ -96,18 +152,23 @@ def inplace_abn_kernel(
 
 
 @triton.jit
+def _inverting(statistics, affine, c, channels):
+    """float32, for `_recovered` of the output: the bias, the most y - bias can be, two zeros."""
+    bias = _row(affine, 1, c, channels)
+    most = tl.maximum(_row(statistics, 2, c, channels) - 1.0, 0.0).to(tl.float32)
+    most = _row(affine, 0, c, channels) * tl.sqrt(most)
+    return bias, most, tl.zeros_like(bias), tl.zeros_like(bias)
+
+
+@triton.jit
 def _recovered(
-    grad, kept, coefficients, c, channels, parameter, lowest, KIND: tl.constexpr,
-    FROM_INPUT: tl.constexpr,
+    grad, kept, recovering, parameter, lowest, KIND: tl.constexpr, FROM_INPUT: tl.constexpr
 ):  # fmt: skip
     """The gradient of y, and y - bias; where y is 0, the gradient is that of its negative side."""
-    first = tl.load(coefficients + c, mask=c < channels, other=0.0)[None, :]
-    second = tl.load(coefficients + channels + c, mask=c < channels, other=0.0)[None, :]
+    first, second = recovering[0][None, :], recovering[1][None, :]
     if FROM_INPUT:
-        rest = tl.load(coefficients + 2 * channels + c, mask=c < channels, other=0.0)[None, :]
-        bias = tl.load(coefficients + 3 * channels + c, mask=c < channels, other=0.0)[None, :]
-        centered = (kept - first) * second + rest
-        y = centered + bias
+        centered = (kept - first) * second + recovering[2][None, :]
+        y = centered + recovering[3][None, :]
         if KIND == "relu":
             below = tl.zeros_like(grad)
         elif KIND == "elu":
@@ -134,12 +195,16 @@ def _recovered(
 
 @triton.jit
 def inplace_abn_sums_kernel(
-    grad, kept, coefficients, parts, blocks, pixels, channels, blocks_each, parameter, lowest,
-    grad_image, grad_pixel, grad_channel, kept_image, kept_pixel, kept_channel,
+    grad, kept, statistics, affine, normalising, parts, blocks, pixels, channels, blocks_each,
+    parameter, lowest, grad_image, grad_pixel, grad_channel, kept_image, kept_pixel, kept_channel,
     KIND: tl.constexpr, FROM_INPUT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Sums over a part of the gradient of y, and of it times y - bias."""
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    if FROM_INPUT:
+        recovering = _four_rows(normalising, c, channels)
+    else:
+        recovering = _inverting(statistics, affine, c, channels)
     first = tl.program_id(1) * blocks_each
     total = tl.zeros((BLOCK, BLOCK_C), tl.float32)
     products = tl.zeros((BLOCK, BLOCK_C), tl.float32)
@@ -150,14 +215,33 @@ def inplace_abn_sums_kernel(
         g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
         place = _places(image, n, c, kept_image, kept_pixel, kept_channel)
         k = tl.load(kept + place, mask=inside, other=0.0).to(tl.float32)
-        g, centered = _recovered(
-            g, k, coefficients, c, channels, parameter, lowest, KIND, FROM_INPUT
-        )
+        g, centered = _recovered(g, k, recovering, parameter, lowest, KIND, FROM_INPUT)
         total += g
         products += g * centered
-    parts += tl.program_id(1) * 2 * channels + c
-    tl.store(parts, tl.sum(total, 0), mask=c < channels)
-    tl.store(parts + channels, tl.sum(products, 0), mask=c < channels)
+    part = tl.sum(total, 0), tl.sum(products, 0)
+    _store_rows(parts + tl.program_id(1) * 2 * channels, part, c, channels)
+
+
+@triton.jit
+def inplace_abn_backward_coefficients_kernel(
+    sums, statistics, affine, coefficients, channels, EPS: tl.constexpr, FROM_INPUT: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """What `_recovered` needs; what the gradient of y, y - bias and 1 count for in that of x."""
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    mean, variance = _row(statistics, 0, c, channels), _row(statistics, 1, c, channels)
+    if FROM_INPUT:
+        recovering = _normalising(mean, variance, affine, c, channels, EPS)
+    else:
+        recovering = _inverting(statistics, affine, c, channels)
+    _store_rows(coefficients, recovering, c, channels)
+    gain, number = _row(affine, 0, c, channels).to(tl.float64), _row(statistics, 2, c, channels)
+    inverse = 1.0 / tl.sqrt(variance + EPS)
+    by_grad = gain * inverse
+    by_value = -inverse * _row(sums, 1, c, channels) / (gain * number)
+    constant = -by_grad * _row(sums, 0, c, channels) / number
+    gradient = by_grad.to(tl.float32), by_value.to(tl.float32), constant.to(tl.float32)
+    _store_rows(coefficients + 4 * channels, gradient, c, channels)
 
 
 @triton.jit
@@ -174,38 +258,31 @@ def inplace_abn_backward_kernel(
     g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
     place = _places(image, n, c, kept_image, kept_pixel, kept_channel)
     k = tl.load(kept + place, mask=inside, other=0.0).to(tl.float32)
-    g, centered = _recovered(g, k, coefficients, c, channels, parameter, lowest, KIND, FROM_INPUT)
-    coefficients += 4 * channels + c
-    by_grad = tl.load(coefficients, mask=c < channels, other=0.0)[None, :]
-    by_value = tl.load(coefficients + channels, mask=c < channels, other=0.0)[None, :]
-    constant = tl.load(coefficients + 2 * channels, mask=c < channels, other=0.0)[None, :]
-    result = by_grad * g + by_value * centered + constant
+    recovering = _four_rows(coefficients, c, channels)
+    g, centered = _recovered(g, k, recovering, parameter, lowest, KIND, FROM_INPUT)
+    by_grad, by_value = _row(coefficients, 4, c, channels), _row(coefficients, 5, c, channels)
+    constant = _row(coefficients, 6, c, channels)
+    result = by_grad[None, :] * g + by_value[None, :] * centered + constant[None, :]
     place = _places(image, n, c, out_image, out_pixel, out_channel)
     tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
 
 
-def _blocks(*maps: Tensor) -> tuple[int, int, int, list[int]]:
-    """(blocks of all images, pixels of a block, pixels of an image, the strides of each map).
+def _walk(*maps: Tensor) -> tuple[tuple[int, int], int, list[int], dict[str, int]]:
+    """(blocks of pixels and of channels, pixels of an image, strides of the maps, sizes of blocks).
 
-    By the shape alone, for sums to have one order in any layout.
+    Blocks of pixels are by the shape alone, for sums to have one order in any layout.
     """
-    images, _, height, width = maps[0].shape
+    images, channels, height, width = maps[-1].shape
     pixels, steps = height * width, [strides(each) for each in maps]
     if pixels == 1:  # a block for each would be nearly empty: they are the pixels of one image
         steps = [(0, image, channel) for image, _, channel in steps]
         images, pixels = 1, images
     block = power_of_two(pixels, most=64)
-    return images * triton.cdiv(pixels, block), block, pixels, [s for each in steps for s in each]
-
-
-def _channels(x: Tensor) -> int:
-    """Of a block; values that lie apart come one by one, each by an address of its own."""
-    return power_of_two(x.shape[1], most=64 if x.stride(1) == 1 else 32)
-
-
-def _warps(block_c: int) -> int:
-    """Of a program that keeps sums in registers: those of 16 elements of the block in a thread."""
-    return max(4, block_c // 8)
+    # values that lie apart come one by one, each by an address of its own
+    block_c = power_of_two(channels, most=64 if maps[-1].stride(1) == 1 else 32)
+    blocks = images * triton.cdiv(pixels, block), triton.cdiv(channels, block_c)
+    places = [stride for each in steps for stride in each]
+    return blocks, pixels, places, {"BLOCK": block, "BLOCK_C": block_c}
 
 
 def _activation(kind: str, parameter: float) -> tuple[str, float]:
@@ -213,50 +290,48 @@ def _activation(kind: str, parameter: float) -> tuple[str, float]:
     return ("leaky_relu", 1.0) if kind == "identity" else (kind, parameter)
 
 
+def _statistics(
+    x: Tensor, known: Tensor | None, affine: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """float64 [3, C] of x, or a copy of the known; with `affine`, float32 [4, C] that normalise."""
+    channels, count, parts = x.shape[1], 0, None
+    if known is None:
+        (blocks, others), pixels, places, sizes = _walk(x)
+        count, each = split(blocks, 1, others)
+        parts = x.new_empty((count, 3, channels), dtype=torch.float64)
+        launch(
+            inplace_abn_statistics_kernel, (others, count), x, parts, blocks, pixels, channels,
+            each, *places, **sizes, num_warps=_SUMMING_WARPS,
+        )  # fmt: skip
+    statistics = x.new_empty((3, channels), dtype=torch.float64)
+    coefficients = x.new_empty((4, channels), dtype=torch.float32)
+    launch(
+        inplace_abn_coefficients_kernel, (triton.cdiv(channels, _FEW),),
+        parts, known, affine, statistics, coefficients, count, channels, EPS=eps,
+        PARTS=power_of_two(count, least=1), BLOCK_C=_FEW,
+    )  # fmt: skip
+    return statistics, coefficients
+
+
 def inplace_abn_statistics(x: Tensor) -> Tensor:
     """float64 [3, C]: mean, biased variance, number of values."""
-    x, channels = walkable(x), x.shape[1]
     if x.numel() == 0:
-        return x.new_zeros((3, channels), dtype=torch.float64)
-    blocks, block, pixels, places = _blocks(x)
-    block_c = _channels(x)
-    programs = triton.cdiv(channels, block_c)
-    count, each = split(blocks, 1, programs)
-    parts = x.new_empty((count, 3, channels), dtype=torch.float64)
-    launch(
-        inplace_abn_statistics_kernel, (programs, count), x, parts, blocks, pixels, channels, each,
-        *places, BLOCK=block, BLOCK_C=block_c, num_warps=_warps(block_c),
-    )  # fmt: skip
-    number, means, squares = parts.unbind(1)
-    total = number.sum(0)
-    mean = (number * means).sum(0) / total
-    variance = (squares + number * (means - mean) ** 2).sum(0) / total
-    return torch.stack([mean, variance, total])
-
-
-def _normalising(statistics: Tensor, affine: Tensor, eps: float) -> Tensor:
-    """float32 [4, C]: y - bias is (x - first) · second + third; the fourth is the bias."""
-    mean, variance, _ = statistics
-    gain, bias = affine.double()
-    scale = gain * (variance + eps).rsqrt()
-    rest = (mean.float().double() - mean) * scale
-    return torch.stack([mean, scale, rest, bias]).float()
+        return x.new_zeros((3, x.shape[1]), dtype=torch.float64)
+    return _statistics(walkable(x), None, None, 0.0)[0]
 
 
 def _apply(
     x: Tensor, z: Tensor, known: Tensor | None, affine: Tensor, eps: float, kind: str,
     parameter: float,
 ) -> Tensor:  # fmt: skip
-    statistics = inplace_abn_statistics(x) if known is None else known.clone()
     if x.numel() == 0:
-        return statistics
-    blocks, block, pixels, places = _blocks(x, z)
-    channels, block_c = x.shape[1], _channels(x)
+        return inplace_abn_statistics(x) if known is None else known.clone()
+    statistics, coefficients = _statistics(x, known, affine, eps)
+    blocks, pixels, places, sizes = _walk(x, z)
     kind, parameter = _activation(kind, parameter)
     launch(
-        inplace_abn_kernel, (blocks, triton.cdiv(channels, block_c)),
-        x, z, _normalising(statistics, affine, eps), pixels, channels, parameter, *places,
-        KIND=kind, BLOCK=block, BLOCK_C=block_c,
+        inplace_abn_kernel, blocks, x, z, coefficients, pixels, x.shape[1], parameter, *places,
+        KIND=kind, **sizes,
     )  # fmt: skip
     return statistics
 
@@ -274,15 +349,6 @@ def inplace_abn_(
     return _apply(x, x, known, affine, eps, activation, parameter)
 
 
-def _recovering(statistics: Tensor, affine: Tensor, eps: float, kept_input: bool) -> Tensor:
-    """float32 [4, C] for `_recovered`."""
-    if kept_input:
-        return _normalising(statistics, affine, eps)
-    gain, bias = affine
-    most = gain * (statistics[2] - 1).clamp(min=0).sqrt().float()
-    return torch.stack([bias, most, torch.zeros_like(bias), torch.zeros_like(bias)])
-
-
 def inplace_abn_backward_sums(
     grad: Tensor, kept: Tensor, statistics: Tensor, affine: Tensor, eps: float, activation: str,
     parameter: float, kept_input: bool,
@@ -291,19 +357,16 @@ def inplace_abn_backward_sums(
     channels = kept.shape[1]
     if kept.numel() == 0:
         return statistics.new_zeros((2, channels))
-    coefficients = _recovering(statistics, affine, eps, kept_input)
-    lowest = _LOWEST_ELU[kept.dtype]
+    normalising = _statistics(kept, statistics, affine, eps)[1] if kept_input else None
     grad, kept = walkable(grad), walkable(kept)
     kind, parameter = _activation(activation, parameter)
-    blocks, block, pixels, places = _blocks(grad, kept)
-    block_c = _channels(kept)
-    programs = triton.cdiv(channels, block_c)
-    count, each = split(blocks, 1, programs)
+    (blocks, others), pixels, places, sizes = _walk(grad, kept)
+    count, each = split(blocks, 1, others)
     parts = kept.new_empty((count, 2, channels), dtype=torch.float32)
     launch(
-        inplace_abn_sums_kernel, (programs, count), grad, kept, coefficients, parts, blocks,
-        pixels, channels, each, parameter, lowest, *places, KIND=kind, FROM_INPUT=kept_input,
-        BLOCK=block, BLOCK_C=block_c, num_warps=_warps(block_c),
+        inplace_abn_sums_kernel, (others, count), grad, kept, statistics, affine, normalising,
+        parts, blocks, pixels, channels, each, parameter, _LOWEST_ELU[kept.dtype], *places,
+        KIND=kind, FROM_INPUT=kept_input, **sizes, num_warps=_SUMMING_WARPS,
     )  # fmt: skip
     return parts.sum(0, dtype=torch.float64)
 
@@ -321,20 +384,17 @@ def inplace_abn_backward(
     grad_x = empty_map(kept, channels)
     if kept.numel() == 0:
         return grad_x, sums
-    _, variance, number = statistics
-    gain, inverse = affine[0].double(), (variance + eps).rsqrt()
-    by_grad = gain * inverse
-    gradient = [by_grad, -inverse * sums[1] / (gain * number), -by_grad * sums[0] / number]
-    recovering = _recovering(statistics, affine, eps, kept_input)
-    coefficients = torch.cat([recovering, torch.stack(gradient).float()])
-    lowest = _LOWEST_ELU[kept.dtype]
+    coefficients = kept.new_empty((7, channels), dtype=torch.float32)
+    launch(
+        inplace_abn_backward_coefficients_kernel, (triton.cdiv(channels, _FEW),),
+        sums, statistics, affine, coefficients, channels, EPS=eps, FROM_INPUT=kept_input,
+        BLOCK_C=_FEW, num_warps=1,
+    )  # fmt: skip
     grad, kept = walkable(grad), walkable(kept)
     kind, parameter = _activation(activation, parameter)
-    blocks, block, pixels, places = _blocks(grad, kept, grad_x)
-    block_c = _channels(kept)
+    blocks, pixels, places, sizes = _walk(grad, kept, grad_x)
     launch(
-        inplace_abn_backward_kernel, (blocks, triton.cdiv(channels, block_c)), grad, kept, grad_x,
-        coefficients, pixels, channels, parameter, lowest, *places, KIND=kind,
-        FROM_INPUT=kept_input, BLOCK=block, BLOCK_C=block_c,
+        inplace_abn_backward_kernel, blocks, grad, kept, grad_x, coefficients, pixels, channels,
+        parameter, _LOWEST_ELU[kept.dtype], *places, KIND=kind, FROM_INPUT=kept_input, **sizes,
     )  # fmt: skip
     return grad_x, sums

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
+import importlib
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from openseg.ops import _triton
 from tests.ops.gradients import with_gradients
@@ -21,7 +24,7 @@ def test_error_budget(shape, activation):
 
 
 def test_parts_go_from_image_to_image(monkeypatch):
-    """Each of four has four of the 15 blocks of five images."""
+    """Four of them share the 15 blocks of five images."""
     monkeypatch.setattr(_triton, "_PROGRAMS", 4)
     check(keeping(("elu", 1.3)), case((5, 4, 13, 11), torch.float32))
 
@@ -45,6 +48,34 @@ def test_either_is_kept(activation, training, keep):
 def test_layouts(layout):
     x, weight, bias = case((2, 5, 3, 4), torch.float32)
     check(keeping(("leaky_relu", 0.01)), [laid_out(x, layout), weight, bias])
+
+
+def test_launches(monkeypatch):
+    """Small ones take longer than what they do: torch adds up the parts of the backward pass."""
+    norm = importlib.import_module("openseg.ops.inplace_abn.triton")
+    launched, allocations = [], ("aten.new_empty.default", "aten.permute.default")
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if str(function) not in allocations:
+                launched.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(norm, "launch", lambda kernel, *_, **__: launched.append(kernel.__name__))
+    x, weight, bias = case((2, 5, 3, 4), torch.float32)
+    affine, options = torch.stack([weight.abs(), bias]), (1e-5, "elu", 1.0)
+    with Record():
+        z, statistics = norm.inplace_abn(x, None, affine, *options)
+        norm.inplace_abn_backward(z, z, statistics, affine, None, *options, False)
+    assert launched == [
+        "inplace_abn_statistics_kernel",
+        "inplace_abn_coefficients_kernel",
+        "inplace_abn_kernel",
+        "inplace_abn_sums_kernel",
+        "aten.sum.dim_IntList",
+        "inplace_abn_backward_coefficients_kernel",
+        "inplace_abn_backward_kernel",
+    ]
 
 
 def test_overwrites():

@@ -21,7 +21,7 @@ FORMATS = {"contiguous": "pixels", "channels_last": "channels"}
 def neighbours(ttgir):
     """What the lanes of a warp are neighbours in, for each access to a block of a map."""
     orders = dict(re.findall(r"(#\w+) = #ttg\.blocked<\{.*order = \[(\d), ", ttgir))
-    accesses = re.findall(r"tt\.(?:load|store) .*tensor<\d+x\d+x!tt\.ptr<\w+>, (#\w+)>", ttgir)
+    accesses = re.findall(r"tt\.(?:load|store) .*tensor<\d+x\d+x!tt\.ptr<bf16>, (#\w+)>", ttgir)
     return [("pixels", "channels")[int(orders[layout])] for layout in accesses]
 
 
@@ -48,5 +48,6 @@ if __name__ == "__main__":
     for format in FORMATS:
         configurations = [([inplace_abn], torch.bfloat16, format == "channels_last", {})]
         kernels = compile_only(90, configurations)
-        told[format] = {name: neighbours(kernel.asm["ttgir"]) for name, kernel in kernels}
+        lanes = {name: neighbours(kernel.asm["ttgir"]) for name, kernel in kernels}
+        told[format] = {name: found for name, found in lanes.items() if found}
     json.dump(told, sys.stdout)
