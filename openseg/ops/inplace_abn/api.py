@@ -66,7 +66,7 @@ def inplace_abn(
     keep_input = _keeps_input(activation, activation_param, keep)
     _check(x, (weight, bias, running_mean, running_var), training, eps, inplace)
     group = _others(x, group) if training else None
-    given = _given(running_mean, running_var, training)
+    given = _given(running_mean, running_var, training, group)
     arguments = (x, weight, bias, *given, eps, activation, activation_param, group)
     if (chosen := _backend.choose("inplace_abn", backend, _obstacles(x))) == "reference":
         z, statistics = reference.inplace_abn(*arguments)
@@ -139,16 +139,19 @@ def _check(
 
 
 def _given(
-    running_mean: Tensor | None, running_var: Tensor | None, training: bool
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    group: synchronise.Group,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Statistics [3, C] that are known beforehand, and a shift near the mean [C] for others.
+    """Statistics [3, C] that are known beforehand, or a shift [C] near the mean of a group's.
 
     Both are copies: the update of the running statistics must not reach them.
     """
     if running_mean is None or running_var is None:
         return None, None
     if training:
-        return None, running_mean.clone()
+        return None, None if group is None else running_mean.clone()
     count = torch.full_like(running_mean, torch.inf)  # they do not depend on the batch
     return torch.stack([running_mean, running_var, count]).double(), None
 
@@ -187,7 +190,8 @@ def _update(
     if running_mean is None or running_var is None:
         return
     mean, variance, count = statistics
+    some = count > 0
     unbiased = variance * (count / (count - 1))
     for running, batch in ((running_mean, mean), (running_var, unbiased)):
         moved = torch.lerp(running.to(batch.dtype), batch, momentum)
-        running.copy_(torch.where(count > 0, moved, running))
+        running.copy_(torch.where(some, moved, running))

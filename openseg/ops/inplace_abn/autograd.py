@@ -119,6 +119,8 @@ class InPlaceABN(torch.autograd.Function):
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """float32 [2, C]: the gain, which is positive, and the bias."""
-    none = x.new_zeros(x.shape[1], dtype=torch.float32)
-    gain = none + 1 if weight is None else weight.float().abs() + eps
-    return torch.stack([gain, none if bias is None else bias.float()])
+    if weight is None:
+        gain = x.new_ones(x.shape[1], dtype=torch.float32)
+    else:
+        gain = weight.float().abs() + eps
+    return torch.stack([gain, torch.zeros_like(gain) if bias is None else bias.float()])
