@@ -104,10 +104,13 @@ Tensor allocate_like(const Tensor& like) {
 Tensor walkable(const Tensor& tensor) {
   using torch::headeronly::MemoryFormat;
   const Strides strides = strides_of(tensor);
-  if (strides.pixel == 1 || (strides.channel == 1 && strides.pixel != 0) || tensor.numel() == 0) {
+  const bool last = tensor.dim() == 4 && is_channels_last(tensor);
+  // results are in channels_last then, and kernels would take the map for one of planes
+  const bool overlaps = last && strides.pixel == 1 && tensor.size(2) * tensor.size(3) > 1;
+  const bool has_step = strides.pixel == 1 || (strides.channel == 1 && strides.pixel != 0);
+  if ((has_step && !overlaps) || tensor.numel() == 0) {
     return tensor;
   }
-  const bool last = tensor.dim() == 4 && is_channels_last(tensor);
   return torch::stable::contiguous(tensor,
                                    last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }

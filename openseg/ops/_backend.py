@@ -109,6 +109,16 @@ def allows_tf32() -> bool:
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
+def scale_of(scale: float | None, channels: int) -> float:
+    """The factor on scores of so many channels; TypeError for a tensor."""
+    if isinstance(scale, torch.Tensor):
+        raise TypeError(
+            "scale must be a number, got a tensor, which would have no gradient: multiply the "
+            "first argument by it"
+        )
+    return channels**-0.5 if scale is None else scale
+
+
 def regions_obstacle(regions: int) -> str | None:
     """Why GPU kernels, which hold all scores of a pixel, cannot serve so many regions."""
     if regions <= _MOST_REGIONS:

@@ -79,3 +79,23 @@ def test_a_batch_that_is_ignored_has_no_loss_and_no_gradient() -> None:
     )
     assert loss.item() == 0
     assert (torch.autograd.grad(loss, logits)[0] == 0).all()
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("size", [(16, 16), (21, 60), (3, 5)])
+def test_a_logit_of_minus_infinity_spreads_no_further(
+    size: tuple[int, int], align_corners: bool
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 8, 8)
+    logits[0, 2, 3, 4] = -float("inf")
+    target = torch.randint(0, 2, (1, *size))
+    arguments = (logits.requires_grad_(), target, None, align_corners, 255, 0.0, None, "sum")
+    ours, _ = autograd.UpsampleCrossEntropy.apply(*arguments, "cuda")
+    theirs, _ = reference.upsample_cross_entropy(*arguments)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for mine, expected in zip(
+        torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits), strict=True
+    ):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-5, equal_nan=True)

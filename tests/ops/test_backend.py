@@ -98,20 +98,22 @@ def test_triton_leaves_older_gpus_to_the_reference(monkeypatch, capability, runs
     assert _backend._older_gpu(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("name", ["object_attention", "self_attention", "spatial_gather"])
-def test_tensors_of_two_devices(name):
-    """A kernel would read the memory of the one by an address of the other."""
-    size = (1, 4, 2, 2)
-    maps = {
-        "object_attention": [size, (1, 3, 4), (1, 3, 4)],
+def arguments_of(name, channels):
+    size, regions = (1, channels, 2, 2), (1, 3, channels)
+    shapes = {
+        "object_attention": [size, regions, regions],
         "self_attention": [size, size, size],
         "spatial_gather": [size, size],
     }[name]
-    for moved in range(1, len(maps)):
-        tensors = [
-            torch.zeros(shape, device="meta" if i == moved else "cpu")
-            for i, shape in enumerate(maps)
-        ]
+    return [torch.zeros(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("name", ["object_attention", "self_attention", "spatial_gather"])
+def test_tensors_of_two_devices(name):
+    """A kernel would read the memory of the one by an address of the other."""
+    given = arguments_of(name, channels=4)
+    for moved in range(1, len(given)):
+        tensors = [t.to("meta") if i == moved else t for i, t in enumerate(given)]
         with pytest.raises(RuntimeError, match=r"one device, got cpu|on meta|no kernels"):
             getattr(ops, name)(*tensors, backend="cpp")
 
@@ -142,3 +144,16 @@ for backend in ("cpp", "triton"):
     )
     assert "no kernels: no g++" in done.stdout, done.stderr
     assert "Triton is not installed: `pip install" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["object_attention", "self_attention", "spatial_gather"])
+def test_a_scale_without_a_gradient_is_refused(name):
+    tensors = arguments_of(name, channels=4)
+    with pytest.raises(TypeError, match="multiply the first argument by it"):
+        getattr(ops, name)(*tensors, scale=torch.ones((), requires_grad=True))
+
+
+@pytest.mark.parametrize("name", ["object_attention", "self_attention", "spatial_gather"])
+def test_maps_without_channels_are_refused(name):
+    with pytest.raises(ValueError, match=r"channels|D, Dv >= 1"):
+        getattr(ops, name)(*arguments_of(name, channels=0))

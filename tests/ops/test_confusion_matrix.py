@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """confusion_matrix: exact against numpy, for every pair of dtypes, and its errors."""
 
+import importlib
 import itertools
 
 import numpy as np
@@ -153,3 +154,13 @@ def test_errors_name_the_argument():
         confusion_matrix(labels, labels[:3], 2)
     with pytest.raises(ValueError, match="num_classes must be positive, got 0"):
         confusion_matrix(labels, labels, 0)
+
+
+@needs_kernels
+def test_more_classes_than_kernels_number_are_counted_by_the_reference(monkeypatch):
+    api = importlib.import_module("openseg.ops.confusion_matrix.api")
+    monkeypatch.setattr(api, "_MOST_CLASSES", 4)
+    labels = torch.tensor([0, 4, 4])
+    assert confusion_matrix(labels, labels, 5).trace() == 3
+    with pytest.raises(RuntimeError, match="serves 4 classes at most, got 5"):
+        confusion_matrix(labels, labels, 5, backend="cpp")

@@ -268,3 +268,28 @@ def test_kernel_compiles_with_its_gradients_and_exports(layout, training):
 def test_kernel_by_name_says_what_it_cannot_take():
     with pytest.raises(RuntimeError, match="float64"):
         abn(backend="cpp")(*case((1, 4, 3, 3)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("keep", ["output", "input"])
+def test_maps_whose_pixels_share_their_memory(training, keep):
+    """Neighbouring channels and neighbouring pixels are both side by side then."""
+    x, weight, bias = case((2, 1, 1, 40), torch.float32)
+    x = x[:, 0].unfold(2, 33, 1).transpose(1, 2)
+    assert x.stride()[1:] == (1, 40, 1)
+    weight, bias = (torch.cat([t + 0.1 * i for i in range(8)]) for t in (weight, bias))
+    options = {"training": training, "statistics": running(8, torch.float32), "keep": keep}
+    (mine, known) = (
+        with_gradients(abn(**options, backend=backend), (x, weight, bias))
+        for backend in ("cpp", "reference")
+    )
+    for ours, expected in zip(mine, known, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_known_statistics_keep_what_is_not_finite_where_it_is():
+    x, weight, bias = case((2, 3, 4, 5), torch.float32)
+    x[1, 2, 3, 4] = float("inf")
+    function = abn(training=False, statistics=running(3, torch.float32), keep="input")
+    _, grad, *_ = with_gradients(function, (x, weight, bias))
+    assert grad.isfinite().sum() >= grad.numel() - 1

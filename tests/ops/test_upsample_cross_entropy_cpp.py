@@ -255,3 +255,17 @@ def test_label_out_of_range_is_named(backend, value):
     text = rf"label {value} at element {position}, expected 0..4 or -1 .*; 2 pixels"
     with pytest.raises(ValueError, match=text):
         upsample_cross_entropy(logits, target, ignore_index=-1, backend=backend)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 60), (3, 5)])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_a_logit_of_minus_infinity_spreads_no_further(size, align_corners):
+    """Not to logits that no pixel with a probability of NaN touches."""
+    logits, target = case(1, 3, 8, 8, *size)
+    target = target.clamp(max=1)
+    logits[0, 2, 3, 4] = -float("inf")
+    known, mine = (
+        loss_and_gradient(logits, target, backend, align_corners, reduction="sum")
+        for backend in ("reference", "cpp")
+    )
+    torch.testing.assert_close(mine, known, rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -47,8 +47,10 @@ void find_gradient(const InPlaceAbnBackward& call, const double* sums, int64_t c
   const double gain = call.affine[channel];
   const double inverse = 1 / __builtin_sqrt(variance + (double)call.eps);
   to[recovery * pitch] = (float)(gain * inverse);
-  to[(recovery + 1) * pitch] = (float)(-inverse * sums[channels + channel] / (gain * count));
-  to[(recovery + 2) * pitch] = (float)(-inverse * gain * sums[channel] / count);
+  const bool known = count == __builtin_inf();  // statistics that do not depend on the batch
+  to[(recovery + 1) * pitch] =
+      known ? 0 : (float)(-inverse * sums[channels + channel] / (gain * count));
+  to[(recovery + 2) * pitch] = known ? 0 : (float)(-inverse * gain * sums[channel] / count);
 }
 
 struct Recovered {

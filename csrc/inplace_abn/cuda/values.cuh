@@ -74,8 +74,9 @@ __device__ void find_numbers(const InPlaceAbnBackward& abn, int64_t channel, flo
   if constexpr (kinds == backward_kinds) {
     const double inverse = 1 / sqrt(abn.statistics[channels + channel] + (double)abn.eps);
     to[4] = (float)(gain * inverse);
-    to[5] = (float)(-inverse * abn.sums[channels + channel] / (gain * count));
-    to[6] = (float)(-inverse * gain * abn.sums[channel] / count);
+    const bool known = count == infinity();  // statistics that do not depend on the batch
+    to[5] = known ? 0 : (float)(-inverse * abn.sums[channels + channel] / (gain * count));
+    to[6] = known ? 0 : (float)(-inverse * gain * abn.sums[channel] / count);
   }
 }
 

@@ -211,7 +211,9 @@ class Backward {
                    const vfloat (&shifts)[Steps], vfloat* left, vfloat* right) const {
     for (int i = 0; i < Steps; ++i, slot += geometry_.pitch) {
       const vfloat place = load<vfloat>(geometry_.right + slot);
-      const vfloat grad = factors[i] * exp(blended_.values(k, slot) - shifts[i]);
+      const vfloat exponential = exp(blended_.values(k, slot) - shifts[i]);
+      // no pixel, no gradient: what is there may be 0 · -inf
+      const vfloat grad = factors[i] != 0.0f ? factors[i] * exponential : vfloat{};
       *left += grad * (1.0f - place);
       *right += grad * place;
     }

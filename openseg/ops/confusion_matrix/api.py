@@ -13,6 +13,7 @@ from openseg.ops._kernels import registered
 from openseg.ops.confusion_matrix import reference
 
 _DTYPES = (torch.uint8, torch.int32, torch.int64)
+_MOST_CLASSES = (1 << 15) - 1  # of the kernels, which number the cells in 32 bits
 
 
 def _fake(prediction, target, num_classes, ignore_index):
@@ -65,10 +66,13 @@ def confusion_matrix(
         )
     if num_classes < 1:
         raise ValueError(f"confusion_matrix: num_classes must be positive, got {num_classes}")
+    many = None
+    if num_classes > _MOST_CLASSES:
+        many = f"it serves {_MOST_CLASSES} classes at most, got {num_classes}"
     obstacles = {
-        "cuda": _backend.cuda_obstacle(_KERNELS["cuda"], target, _DTYPES),
-        "triton": _backend.triton_obstacle(target, _DTYPES),
-        "cpp": _backend.cpp_obstacle(_KERNELS["cpp"], target, _DTYPES),
+        "cuda": _backend.cuda_obstacle(_KERNELS["cuda"], target, _DTYPES) or many,
+        "triton": _backend.triton_obstacle(target, _DTYPES) or many,
+        "cpp": _backend.cpp_obstacle(_KERNELS["cpp"], target, _DTYPES) or many,
         "reference": None,
     }
     chosen = _backend.choose("confusion_matrix", backend, obstacles)

@@ -238,8 +238,10 @@ def inplace_abn_backward_coefficients_kernel(
     gain, number = _row(affine, 0, c, channels).to(tl.float64), _row(statistics, 2, c, channels)
     inverse = 1.0 / tl.sqrt(variance + EPS)
     by_grad = gain * inverse
+    known = number == float("inf")  # statistics that do not depend on the batch
     by_value = -inverse * _row(sums, 1, c, channels) / (gain * number)
     constant = -by_grad * _row(sums, 0, c, channels) / number
+    by_value, constant = tl.where(known, 0.0, by_value), tl.where(known, 0.0, constant)
     gradient = by_grad.to(tl.float32), by_value.to(tl.float32), constant.to(tl.float32)
     _store_rows(coefficients + 4 * channels, gradient, c, channels)
 
@@ -354,18 +356,17 @@ def inplace_abn_backward_sums(
     parameter: float, kept_input: bool,
 ) -> Tensor:  # fmt: skip
     """float64 [2, C]: Σ dy and Σ dy · (y - bias)."""
-    channels = kept.shape[1]
     if kept.numel() == 0:
-        return statistics.new_zeros((2, channels))
+        return statistics.new_zeros((2, kept.shape[1]))
     normalising = _statistics(kept, statistics, affine, eps)[1] if kept_input else None
     grad, kept = walkable(grad), walkable(kept)
     kind, parameter = _activation(activation, parameter)
     (blocks, others), pixels, places, sizes = _walk(grad, kept)
     count, each = split(blocks, 1, others)
-    parts = kept.new_empty((count, 2, channels), dtype=torch.float32)
+    parts = kept.new_empty((count, 2, kept.shape[1]), dtype=torch.float32)
     launch(
         inplace_abn_sums_kernel, (others, count), grad, kept, statistics, affine, normalising,
-        parts, blocks, pixels, channels, each, parameter, _LOWEST_ELU[kept.dtype], *places,
+        parts, blocks, pixels, kept.shape[1], each, parameter, _LOWEST_ELU[kept.dtype], *places,
         KIND=kind, FROM_INPUT=kept_input, **sizes, num_warps=_SUMMING_WARPS,
     )  # fmt: skip
     return parts.sum(0, dtype=torch.float64)
@@ -380,8 +381,7 @@ def inplace_abn_backward(
         sums = inplace_abn_backward_sums(grad, kept, statistics, affine, *options)
     else:
         sums = known.clone()
-    channels = kept.shape[1]
-    grad_x = empty_map(kept, channels)
+    grad_x, channels = empty_map(kept, kept.shape[1]), kept.shape[1]
     if kept.numel() == 0:
         return grad_x, sums
     coefficients = kept.new_empty((7, channels), dtype=torch.float32)

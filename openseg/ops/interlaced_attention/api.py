@@ -58,8 +58,7 @@ def interlaced_attention(
             f"the map's size must be a multiple of groups {groups}, got "
             f"{tuple(query.shape[2:])}; pad the map first, or give mask_pad=True"
         )
-    if scale is None:
-        scale = query.shape[1] ** -0.5
+    scale = _backend.scale_of(scale, query.shape[1])
     query, key, value = cast_attention_maps(query, key, value)
     obstacles = attention_obstacles(autograd.FORWARD["cpp"], query, key, value)
     chosen = _backend.choose("interlaced_attention", backend, obstacles)

@@ -52,10 +52,12 @@ def object_attention(
             "key [B, K, D] and value [B, K, Dv] must agree in B and K, got shapes "
             f"{tuple(key.shape)} and {tuple(value.shape)}"
         )
-    if key.shape[1] == 0:
-        raise ValueError("key has no regions to attend to: K is 0")
-    if scale is None:
-        scale = query.shape[1] ** -0.5
+    if 0 in (*key.shape[1:], value.shape[2]):
+        raise ValueError(
+            "key [B, K, D] and value [B, K, Dv] need K, D, Dv >= 1, got shapes "
+            f"{tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    scale = _backend.scale_of(scale, query.shape[1])
     query, key, value = (t.to(_backend.autocast_dtype(t)) for t in (query, key, value))
     chosen = _backend.choose("object_attention", backend, _obstacles(query, key, value))
     if chosen == "reference":

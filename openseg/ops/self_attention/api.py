@@ -44,8 +44,7 @@ def self_attention(
         ValueError: shapes that do not fit.
     """
     check_attention_maps(query, key, value)
-    if scale is None:
-        scale = query.shape[1] ** -0.5
+    scale = _backend.scale_of(scale, query.shape[1])
     query, key, value = cast_attention_maps(query, key, value)
     obstacles = attention_obstacles(autograd.FORWARD["cpp"], query, key, value)
     chosen = _backend.choose("self_attention", backend, obstacles)
@@ -98,3 +97,5 @@ def check_attention_maps(query: Tensor, key: Tensor, value: Tensor) -> None:
             "query, key and value must agree in batch and size, query and key in channels, "
             f"got shapes {shapes}"
         )
+    if 0 in (query.shape[1], value.shape[1]):
+        raise ValueError(f"query, key and value must have channels, got shapes {shapes}")

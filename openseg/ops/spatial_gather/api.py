@@ -43,8 +43,11 @@ def spatial_gather(
             "features and logits must agree in batch and size: features are "
             f"{tuple(features.shape)}, logits {tuple(logits.shape)}; resize one to the other"
         )
-    if features.shape[2] * features.shape[3] == 0:
-        raise ValueError(f"features have no pixels to gather: shape {tuple(features.shape)}")
+    if 0 in features.shape[1:]:
+        raise ValueError(
+            f"features have no channels or pixels to gather: shape {tuple(features.shape)}"
+        )
+    scale = _backend.scale_of(scale, 1)
     features = features.to(_backend.autocast_dtype(features))
     chosen = _backend.choose("spatial_gather", backend, _obstacles(features, logits))
     if chosen == "reference":

@@ -54,11 +54,12 @@ def upsample_cross_entropy(
     """
     _check(logits, target, weight, label_smoothing, reduction, ohem)
     options = align_corners, ignore_index, label_smoothing, ohem, reduction
+    weight = None if weight is None else weight.detach()
     chosen = _backend.choose("upsample_cross_entropy", backend, _obstacles(logits, target))
     if chosen != "reference":
         if chosen == "cpp" and logits.dtype == torch.float16:
             logits = logits.float()
-        weight = None if weight is None else weight.detach().float().contiguous()
+        weight = None if weight is None else weight.float().contiguous()
         loss, invalid = autograd.UpsampleCrossEntropy.apply(
             logits, target.contiguous(), weight, *options, chosen
         )
