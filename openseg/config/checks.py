@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The ranges of the options, and the rules between them, that types cannot say."""
 
+import math
 import re
 from collections.abc import Iterator
 
-from openseg.config.schema import Config
+from openseg.config.schema import Config, LossConfig
 from openseg.errors import ConfigError
 
 Rule = tuple[str, object, bool, str]  # key, value given, whether it holds, what is expected
@@ -36,11 +37,12 @@ def _rules(config: Config) -> Iterator[Rule]:
     yield _above_zero("train.clip_grad_norm", train.clip_grad_norm)
     in_range = train.ema is None or 0 < train.ema < 1
     yield "train.ema", train.ema, in_range, "a decay between 0 and 1, such as 0.999, or null"
-    yield _at_least("train.seed", train.seed, 0)
+    yield "train.seed", train.seed, 0 <= train.seed < 1 << 63, "at least 0 and below 2 ** 63"
 
     yield from _loss_rules(config)
     yield _at_least("val.every", val.every, 1)
-    yield "val.scales", val.scales, bool(val.scales) and min(val.scales) > 0, "numbers above 0"
+    positive = all(math.isfinite(scale) and scale > 0 for scale in val.scales)
+    yield "val.scales", val.scales, bool(val.scales) and positive, "numbers above 0"
     yield _at_least("val.patience", val.patience, 1)
     sizes = (val.fixed_size, val.min_side)
     yield "val.min_side", val.min_side, None in sizes, "null beside val.fixed_size"
@@ -112,9 +114,11 @@ def _loss_rules(config: Config) -> Iterator[Rule]:
             yield _at_least(f"loss.{key}.{name}", weight, 0)
     alone = "segfix" not in loss.main or loss.main == {"segfix": 1.0}
     yield "loss.main", loss.main, alone, "segfix: 1 alone, for it has targets of its own"
-    numbers = loss.class_weights is not None
-    name = loss.class_weights_of
-    yield "loss.class_weights_of", name, not (name and numbers), "null beside loss.class_weights"
+    name, weights = loss.class_weights_of, loss.class_weights
+    if weights is not None:
+        yield "loss.class_weights_of", name, name is None, "null beside loss.class_weights"
+        usable = all(math.isfinite(w) and w >= 0 for w in weights) and any(weights)
+        yield "loss.class_weights", weights, usable, "numbers of at least 0, one of them above"
     smoothing = loss.label_smoothing
     yield "loss.label_smoothing", smoothing, 0 <= smoothing < 1, "at least 0 and below 1"
     yield _at_least("loss.focal_gamma", loss.focal_gamma, 0)
@@ -124,6 +128,33 @@ def _loss_rules(config: Config) -> Iterator[Rule]:
     thresh = loss.ohem_thresh
     yield "loss.ohem_thresh", thresh, thresh is None or 0 <= thresh <= 1, "null, or 0 to 1"
     yield _at_least("loss.ohem_min_kept", loss.ohem_min_kept, 0)
+    if "rmi" in loss.main:
+        least, crop = loss.rmi_stride * (loss.rmi_radius - 1) + 1, config.data.crop_size
+        room = f"at least {least} a side, for loss.rmi_radius={loss.rmi_radius},"
+        yield "data.crop_size", crop, min(crop) >= least, room
+    yield from _used_losses(loss)
+
+
+def _used_losses(loss: LossConfig) -> Iterator[Rule]:
+    """An option of a loss that is not there would change nothing."""
+    options = {"rmi": ("rmi_weight", "rmi_radius", "rmi_stride"), "focal": ("focal_gamma",)}
+    for name, keys in options.items():
+        for key in keys:
+            value, default = getattr(loss, key), getattr(LossConfig, key)
+            used = name in loss.main or value == default
+            yield f"loss.{key}", value, used, f"{default} unless loss.main has {name}"
+    mined = "cross_entropy" in loss.main or loss.ohem_aux
+    expected = "null unless loss.main has cross_entropy, or loss.ohem_aux is true,"
+    yield "loss.ohem_thresh", loss.ohem_thresh, mined or loss.ohem_thresh is None, expected
+    if "segfix" in loss.main:
+        for key in ("class_weights", "class_weights_of", "label_smoothing", "ohem_thresh"):
+            value, default = getattr(loss, key), getattr(LossConfig, key)
+            yield (
+                f"loss.{key}",
+                value,
+                value == default,
+                f"{default} beside loss.main={{segfix: 1}}",
+            )
 
 
 def _window_rules(config: Config) -> Iterator[Rule]:
@@ -140,8 +171,16 @@ def _window_rules(config: Config) -> Iterator[Rule]:
 
 
 def _at_least(key: str, value: float | None, low: float) -> Rule:
-    return key, value, value is None or value >= low, f"at least {low}"
+    return _finite(key, value, value is None or value >= low, f"at least {low}")
 
 
 def _above_zero(key: str, value: float | None) -> Rule:
-    return key, value, value is None or value > 0, "more than 0"
+    return _finite(key, value, value is None or value > 0, "more than 0")
+
+
+def _finite(key: str, value: float | None, holds: bool, expected: str) -> Rule:
+    return (
+        (key, value, False, "a finite number")
+        if value == math.inf
+        else (key, value, holds, expected)
+    )

@@ -88,12 +88,20 @@ MISTAKES = {
     "loss.main={}": "a loss and its weight, or several expected",
     "loss.main.dice=-1": "loss.main.dice: -1.0 given, at least 0 expected",
     "loss.rmi_weight=2": "0 to 1 expected",
+    "loss.class_weights=[0, 0]": "loss.class_weights: [0.0, 0.0] given, numbers of at least 0",
+    "loss.class_weights=[-1, 2]": "loss.class_weights: [-1.0, 2.0] given, numbers of at least 0",
+    "loss.rmi_radius=5": "loss.rmi_radius: 5 given, 3 unless loss.main has rmi expected",
+    "loss.focal_gamma=1": "loss.focal_gamma: 1.0 given, 2.0 unless loss.main has focal expected",
     "loss.ohem_thresh=2": "loss.ohem_thresh: 2.0 given, null, or 0 to 1 expected",
     "loss.aux_weights.x=abc": "loss.aux_weights.x: 'abc' given, a number",
     "train.lr=[1": "is no valid YAML",
     "train.iterations=${nothing}": "nothing",
     "train.lr=0": "train.lr: 0.0 given, more than 0 expected",
     "train.lr=nan": "train.lr: nan given, more than 0 expected",
+    "train.lr=.inf": "train.lr: inf given, a finite number expected",
+    "train.weight_decay=.inf": "train.weight_decay: inf given, a finite number expected",
+    "train.seed=9223372036854775808": "given, at least 0 and below 2 ** 63 expected",
+    "val.scales=[.inf]": "val.scales: [inf] given, numbers above 0 expected",
     "train.micro_batch_size=0": "at least 1 expected",
     "train.ema=1": "between 0 and 1",
     "model.output_stride=4": "8 or 16 expected",
@@ -143,6 +151,25 @@ def test_rules_between_two_options():
     assert load_config(SCENES, [*slide, "val.stride=[32, 64]"]).val.stride == (32, 64)
     with pytest.raises(ConfigError, match="at most the window"):
         load_config(SCENES, [*slide, "val.stride=[65, 64]"])
+
+
+LOSSES = [
+    ("{dice: 1}", "loss.ohem_thresh=0.7", r"loss\.ohem_thresh: 0\.7 given, null unless loss\.main"),
+    ("{segfix: 1}", "loss.label_smoothing=0.1", r"loss\.label_smoothing: 0\.1 given, 0\.0 beside"),
+    ("{segfix: 1}", "loss.class_weights=[1]", r"loss\.class_weights: \[1\.0\] given, None beside"),
+    ("{rmi: 1}", "loss.rmi_radius=99", r"data\.crop_size: .* given, at least 295 a side"),
+]
+
+
+@pytest.mark.parametrize(("main", "option", "message"), LOSSES)
+def test_options_that_no_loss_reads_are_refused(main, option, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(SCENES, [f"loss.main={main}", option])
+
+
+def test_options_of_losses_that_are_there_are_taken():
+    load_config(SCENES, ["loss.main={dice: 1}", "loss.ohem_thresh=0.7", "loss.ohem_aux=true"])
+    load_config(SCENES, ["loss.main={rmi: 1, focal: 1}", "loss.rmi_radius=5", "loss.focal_gamma=1"])
 
 
 @pytest.mark.parametrize(
