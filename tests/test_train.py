@@ -175,6 +175,15 @@ def test_a_dry_run_measures_and_writes_nothing(train, capsys):
     assert os.listdir() == []
 
 
+DIVERGING = ("train.optimizer=sgd", "train.lr=1e38")
+
+
+def test_weights_that_are_not_finite_are_not_saved(train):
+    with pytest.raises(OpensegError, match="not finite after iteration 1"):
+        train("run.folder=broken", *DIVERGING, "val.every=1")
+    assert os.listdir("broken/checkpoints") == []
+
+
 MISTAKES = {
     "data.train_split=training": "training",
     "model.name=ocr_net": "did you mean ocrnet",

@@ -2,7 +2,8 @@
 """The training loop: steps, and what is due between them.
 
 Losses stay on the device until a line of the log is due; a loss that is not finite is found then,
-and before anything is saved, with the iteration that it came from.
+and before anything is saved, with the iteration that it came from. So are weights that an update
+has spoilt: checkpoints are of finite weights alone.
 """
 
 import math
@@ -85,9 +86,10 @@ def train(
         far.
 
     Returns the number of the signal that ended training early, or None. Raises TrainingError where
-    a loss is not finite.
+    a loss is not finite, or weights that would be validated or saved.
     """
     window = _Window(trainer)
+    saved = trainer.iteration
     with _stop_signals() as signals:
         while trainer.iteration < plan.iterations:
             window.add(batches)
@@ -98,13 +100,16 @@ def train(
             meeting = validating or saving or plan.is_due(iteration, plan.log_every)
             stopping = _is_stopping(trainer, signals, meeting)
             if meeting or stopping:
-                events.on_losses(window.close())
+                events.on_losses(window.close(saved))
+            if validating or saving or stopping:
+                _refuse_broken_weights(trainer, saved)
             if validating:
                 _validate(trainer, progress, events, validate, save)
                 window.restart()
             exhausted = validating and _is_exhausted(plan, progress, iteration)
             if saving or stopping or exhausted:
                 save("last")
+                saved = iteration
             if stopping or exhausted:
                 return signals[0] if signals else None
     return None
@@ -160,13 +165,16 @@ class _Window:
         self.waited += time.perf_counter() - asked
         self.losses.append(self.trainer.step(batch["image"], batch["label"]))
 
-    def close(self) -> dict[str, Any]:
-        """The record of this window; a new one begins."""
+    def close(self, saved: int) -> dict[str, Any]:
+        """The record of this window; a new one begins.
+
+        saved: the iteration of the last checkpoint, which an error names.
+        """
         names = list(self.losses[0])
         values = torch.stack([torch.stack(list(losses.values())) for losses in self.losses])
         values = mean_over_processes(values.float())  # [iterations, losses]
         first = self.trainer.iteration - len(self.losses) + 1
-        _refuse_not_finite(values[:, names.index("loss")], first)
+        _refuse_not_finite(values[:, names.index("loss")], first, saved)
         means = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
         seconds = time.perf_counter() - self.begin
         record = {
@@ -181,15 +189,35 @@ class _Window:
         return record
 
 
-def _refuse_not_finite(losses: Tensor, first: int) -> None:
+def _refuse_not_finite(losses: Tensor, first: int, saved: int) -> None:
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         position = int(bad[0])
         raise TrainingError(
-            f"the loss is {float(losses[position])} at iteration {first + position}, and nothing "
-            "was saved since: lower train.lr, or set train.warmup_iterations or "
-            "train.clip_grad_norm; with train.amp=fp16 try bf16"
+            f"the loss is {float(losses[position])} at iteration {first + position}"
+            f"{_way_out(saved)}"
         )
+
+
+def _refuse_broken_weights(trainer: Trainer, saved: int) -> None:
+    name = trainer.broken_weights()
+    if name is not None:
+        raise TrainingError(
+            f"{name} has values that are not finite after iteration {trainer.iteration}, where "
+            f"its loss still was{_way_out(saved)}"
+        )
+
+
+def _way_out(saved: int) -> str:
+    kept = (
+        f"the last checkpoint is of iteration {saved}: go on from it, or start anew"
+        if saved
+        else "nothing was saved: start anew"
+    )
+    return (
+        f"; {kept}, with a lower train.lr, with train.clip_grad_norm, or with more "
+        "train.warmup_iterations; with train.amp=fp16 try bf16"
+    )
 
 
 def peak_memory(device: torch.device) -> int:

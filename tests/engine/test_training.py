@@ -4,6 +4,7 @@
 import os
 import signal
 from dataclasses import dataclass
+from operator import attrgetter
 
 import pytest
 import torch
@@ -149,6 +150,37 @@ def test_a_loss_that_is_not_finite_is_named_with_its_iteration_and_not_saved(val
     trainer = make_trainer(norm=False)
     diary = Diary(trainer)
     plan = Plan(8, log_every=2, save_every=4)
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at iteration 3, .*lower train\.lr"):
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at iteration 3; .*lower train\.lr"):
         train(trainer, poisoned(), plan, Progress(), diary, diary.validate, diary.save)
     assert diary.notes == []
+
+
+@pytest.mark.parametrize("spoilt", ["model.stem.weight", "model.norm.running_var", "best_model"])
+def test_weights_that_are_not_finite_are_neither_validated_nor_saved(spoilt):
+    trainer = make_trainer(ema_decay=0.9)
+
+    def spoiling():
+        for index, batch in enumerate(batches()):
+            if index == 5:
+                trainer.step = lambda *batch: (step(*batch), spoil())[0]
+            yield batch
+
+    def spoil():
+        tensor = attrgetter(spoilt)(trainer)
+        tensor = tensor.head.bias if spoilt == "best_model" else tensor
+        tensor.detach().view(-1)[0] = float("inf")
+
+    step = trainer.step
+    diary = Diary(trainer)
+    plan = Plan(8, log_every=1, validate_every=2, save_every=4)
+    name = "head.bias" if spoilt == "best_model" else spoilt.removeprefix("model.")
+    with pytest.raises(
+        TrainingError, match=rf"{name} has values .* after iteration 6.*of iteration 4"
+    ):
+        train(trainer, spoiling(), plan, Progress(), diary, diary.validate, diary.save)
+    assert diary.notes[-1] == ("save last", 4)
+
+
+def test_an_error_before_the_first_checkpoint_says_that_there_is_none():
+    with pytest.raises(TrainingError, match=r"nothing was saved: start anew.*lower train\.lr"):
+        run(Plan(2), trainer=make_trainer(lr=1e38))
