@@ -18,6 +18,7 @@ from openseg.build import load_predictor
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic
 from openseg.engine.trainer import Trainer
+from openseg.engine.validation import Validation
 from openseg.errors import OpensegError
 from tests.engine.tiny import assert_equal_states
 
@@ -131,6 +132,40 @@ def test_an_interrupted_and_resumed_run_is_bit_equal_to_a_straight_one(
     facts = ("kind", "iteration", "loss", "lr", "mean_iou")
     for one_record, other_record in zip(one_records, other_records, strict=True):
         assert {k: one_record.get(k) for k in facts} == {k: other_record.get(k) for k in facts}
+
+
+@pytest.mark.parametrize("ended_in", [2, 4])
+def test_a_run_that_a_validation_ended_resumes_bit_equal_to_a_straight_one(
+    train, monkeypatch, ended_in
+):
+    words = (*EXACT, "val.every=2")
+    assert train("run.folder=straight", *words) == 0
+    validate = Validation.__call__
+
+    def failing(self, model, iteration):
+        if iteration == ended_in:
+            raise MemoryError
+        return validate(self, model, iteration)
+
+    with monkeypatch.context() as context:
+        context.setattr(Validation, "__call__", failing)
+        with pytest.raises(MemoryError):
+            train("run.folder=resumed", *words)
+    assert read_checkpoint("resumed/checkpoints/last.pt")["training"]["iteration"] == ended_in
+    assert train("run.folder=resumed", *words, "run.resume=auto") == 0
+    for name in ("last.pt", "best.pt"):
+        one, other = (read_checkpoint(f"{run}/checkpoints/{name}") for run in RUNS)
+        for kept in (one, other):
+            del kept["config"]
+            if kept["training"] is not None:  # options such as lr are set by the next step
+                del kept["training"]["optimizer"]["param_groups"]
+        assert same(one, other)
+    facts = ("kind", "iteration", "loss", "mean_iou")
+    one, other = ([[r.get(k) for k in facts] for r in records(run)] for run in RUNS)
+    assert one == other
+
+
+RUNS = ("straight", "resumed")
 
 
 def same(one, other) -> bool:

@@ -4,6 +4,10 @@
 Losses stay on the device until a line of the log is due; a loss that is not finite is found then,
 and before anything is saved, with the iteration that it came from. So are weights that an update
 has spoilt: checkpoints are of finite weights alone.
+
+Where an iteration is both validated and saved, last.pt is written before as well as after: whatever
+ends a validation, even the system for want of memory, costs no training, and a resumed run begins
+with that validation.
 """
 
 import math
@@ -53,6 +57,7 @@ class Progress:
     best_mean_iou: float = -math.inf
     best_iteration: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)  # of the last validation
+    awaits_validation: bool = False  # of this iteration, which is due and not done
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ def train(
 
     batches: endless; {"image": [B, C, H, W], "label": [B, H, W]}, the share of this process.
     validate: (network, iteration) -> metrics. Every process calls it, and gets the same.
-    save: called with "last"; before it with "best", after a validation with the best mean IoU so
-        far.
+    save: called with "last", before a validation and after it; between them with "best" where its
+        mean IoU is the best so far.
 
     Returns the number of the signal that ended training early, or None. Raises TrainingError where
     a loss is not finite, or weights that would be validated or saved.
@@ -91,6 +96,12 @@ def train(
     window = _Window(trainer)
     saved = trainer.iteration
     with _stop_signals() as signals:
+        if progress.awaits_validation:
+            _validate(trainer, progress, events, validate, save)
+            save("last")
+            window.restart()
+            if _is_exhausted(plan, progress, trainer.iteration):
+                return signals[0] if signals else None
         while trainer.iteration < plan.iterations:
             window.add(batches)
             iteration = trainer.iteration
@@ -101,15 +112,19 @@ def train(
             stopping = _is_stopping(trainer, signals, meeting)
             if meeting or stopping:
                 events.on_losses(window.close(saved))
-            if validating or saving or stopping:
+            saving = saving or stopping
+            if validating or saving:
                 _refuse_broken_weights(trainer, saved)
+            progress.awaits_validation = validating
+            if saving:
+                save("last")
+                saved = iteration
             if validating:
                 _validate(trainer, progress, events, validate, save)
                 window.restart()
             exhausted = validating and _is_exhausted(plan, progress, iteration)
-            if saving or stopping or exhausted:
+            if exhausted or (saving and validating):
                 save("last")
-                saved = iteration
             if stopping or exhausted:
                 return signals[0] if signals else None
     return None
@@ -125,6 +140,7 @@ def _validate(
     metrics = validate(trainer.best_model, trainer.iteration)
     is_best = metrics.mean_iou > progress.best_mean_iou
     progress.metrics = metrics.to_dict()
+    progress.awaits_validation = False
     if is_best:
         progress.best_mean_iou = metrics.mean_iou
         progress.best_iteration = trainer.iteration

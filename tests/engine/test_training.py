@@ -66,7 +66,7 @@ def test_what_is_due_when():
         *[("validate", 3), ("save best", 3), ("best", 3)],
         ("save last", 4),
         *[("validate", 6), ("save best", 6), ("best", 6)],
-        *[("validate", 8), ("not best", 8), ("save last", 8)],
+        *[("save last", 8), ("validate", 8), ("not best", 8), ("save last", 8)],
     ]
     assert (progress.best_mean_iou, progress.best_iteration) == (0.4, 6)
     assert progress.metrics == {"mean_iou": 0.3}
@@ -93,6 +93,24 @@ def test_patience_ends_a_run_that_does_not_improve():
 def test_a_best_from_before_the_resume_stays_best():
     diary, _, _ = run(Plan(2, validate_every=2), [0.4], progress=Progress(0.6, 1))
     assert ("save best", 2) not in diary.notes
+
+
+def test_a_run_that_ended_in_its_validation_begins_with_it():
+    trainer = make_trainer()
+    trainer.iteration = 4
+    plan = Plan(6, validate_every=4, save_every=4)
+    progress = Progress(0.3, 2, awaits_validation=True)
+    diary, _, _ = run(plan, [0.4, 0.2], trainer, progress=progress)
+    assert diary.notes[:4] == [("validate", 4), ("save best", 4), ("best", 4), ("save last", 4)]
+    assert (progress.best_iteration, progress.awaits_validation) == (4, False)
+
+
+def test_patience_may_end_with_the_validation_that_a_run_begins_with():
+    trainer = make_trainer()
+    trainer.iteration = 4
+    plan = Plan(8, validate_every=2, patience=1)
+    diary, _, _ = run(plan, [0.2], trainer, progress=Progress(0.3, 2, awaits_validation=True))
+    assert diary.notes == [("validate", 4), ("not best", 4), ("save last", 4)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
