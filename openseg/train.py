@@ -7,7 +7,6 @@ Several GPUs: `torchrun --nproc-per-node 4 -m openseg.train …`; the total batc
 import argparse
 import logging
 import math
-import time
 from typing import Any, Literal
 
 from openseg import build
@@ -19,7 +18,7 @@ from openseg.engine import environment
 from openseg.engine.distributed import Process
 from openseg.engine.reporting import duration
 from openseg.engine.trainer import Trainer
-from openseg.engine.training import Progress, peak_memory, train
+from openseg.engine.training import Progress, peak_memory, train, try_out
 
 log = logging.getLogger("openseg")
 
@@ -86,10 +85,7 @@ def _try_out(config: Config, process: Process) -> int:
     model, _ = build.build_model(config, train_set.info.num_classes)
     trainer = build.build_trainer(config, model, train_set.info, process)
     batches = build.build_batches(config, train_set, process)
-    for _ in range(2):  # the first one pays for warming up
-        begin = time.perf_counter()
-        loss = float(trainer.step(*next(batches).values())["loss"])
-        step_seconds = time.perf_counter() - begin
+    loss, step_seconds = try_out(trainer, batches)
     validation = build.build_validation(config, val_set)
     image_seconds = validation.seconds_per_image(trainer.best_model)
 

@@ -219,6 +219,12 @@ def test_weights_that_are_not_finite_are_not_saved(train):
     assert os.listdir("broken/checkpoints") == []
 
 
+def test_a_dry_run_refuses_what_training_would(train, capsys):
+    with pytest.raises(OpensegError, match="not finite after iteration 1"):
+        train("dry_run=true", *DIVERGING)
+    assert "nothing was written" not in capsys.readouterr().out
+
+
 MISTAKES = {
     "data.train_split=training": "training",
     "model.name=ocr_net": "did you mean ocrnet",

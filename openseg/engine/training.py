@@ -130,6 +130,21 @@ def train(
     return None
 
 
+def try_out(trainer: Trainer, batches: Iterator[dict[str, Tensor]]) -> tuple[float, float]:
+    """Take two steps, of which the first pays for warming up.
+
+    Returns the loss and the seconds of the second. Raises TrainingError where `train` would.
+    """
+    window = _Window(trainer)
+    for _ in range(2):
+        begin = time.perf_counter()
+        window.add(batches)
+        record = window.close(saved=0)
+        seconds = time.perf_counter() - begin
+        _refuse_broken_weights(trainer, saved=0)
+    return record["loss"], seconds
+
+
 def _validate(
     trainer: Trainer,
     progress: Progress,
