@@ -95,5 +95,7 @@ class RunFolder:
             os.link(self.last, path)
         except OSError:  # a file system without links
             save_checkpoint(path, checkpoint)
-        for older in sorted(self.checkpoints.glob("iteration_*.pt"))[: -self.keep]:
+        # Later iterations are older files: of a run that was then resumed from before them.
+        by_age = sorted(self.checkpoints.glob("iteration_*.pt"), key=lambda p: (p <= path, p))
+        for older in by_age[: -self.keep]:
             older.unlink()

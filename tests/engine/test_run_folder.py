@@ -33,6 +33,14 @@ def test_last_best_and_the_newest_of_the_others_are_kept(folder):
     assert read_checkpoint(folder.checkpoints / "best.pt")["training"] is None
 
 
+def test_a_run_resumed_from_before_its_last_checkpoints_keeps_what_it_saves(folder):
+    for iteration in (2, 8, 12, 4, 6):
+        folder.save("last", checkpoint(iteration))
+        assert (folder.checkpoints / f"iteration_{iteration:08d}.pt").exists()
+    names = sorted(path.name for path in folder.checkpoints.glob("iteration_*.pt"))
+    assert names == ["iteration_00000004.pt", "iteration_00000006.pt"]
+
+
 def test_auto_resumes_the_last_checkpoint_or_starts(folder):
     assert folder.checkpoint_to_resume(None) is None
     assert folder.checkpoint_to_resume("auto") is None
