@@ -37,7 +37,8 @@ def _train(config: Config, process: Process) -> int:
     folder = build.build_run_folder(config)
     checkpoint = build.checkpoint_to_resume(config, folder)
     train_set, val_set = build.build_datasets(config)
-    model, weights_report = build.build_model(config, train_set.info.num_classes)
+    resumes = checkpoint is not None
+    model, weights_report = build.build_model(config, train_set.info.num_classes, resumes)
     trainer = build.build_trainer(config, model, train_set.info, process)
     progress = Progress()
     if checkpoint is not None:

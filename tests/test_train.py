@@ -202,6 +202,15 @@ def test_weights_of_another_run_start_a_new_one(train, capsys):
     assert "tensors loaded, names of openseg" in capsys.readouterr().out
 
 
+def test_a_resumed_run_does_not_read_the_weights_that_it_began_with(train):
+    words = ("train.iterations=1", "run.folder=runs/two", "model.weights=runs/one.pt")
+    assert train("train.iterations=1", "run.folder=runs/one") == 0
+    os.rename("runs/one/checkpoints/best.pt", "runs/one.pt")
+    assert train(*words) == 0
+    os.remove("runs/one.pt")
+    assert train(*words, "train.iterations=2", "run.resume=auto") == 0
+
+
 def test_a_dry_run_measures_and_writes_nothing(train, capsys):
     assert train("dry_run=true") == 0
     printed = capsys.readouterr().out

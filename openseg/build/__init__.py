@@ -92,8 +92,13 @@ def build_batches(config: Config, dataset: Dataset, process: Process, start: int
     return endless_batches(TrainSet(dataset, transform, train.seed), sampler, data.workers, on_gpu)
 
 
-def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, LoadReport | None]:
-    """The network with the weights that `model.weights` names, and the report of loading them."""
+def build_model(
+    config: Config, num_classes: int, resumes: bool = False
+) -> tuple[SegmentationModel, LoadReport | None]:
+    """The network with the weights that `model.weights` names, and the report of loading them.
+
+    resumes: a checkpoint will replace all of them; the file may be gone, and is not read.
+    """
     model = config.model
     report = None
     try:
@@ -107,7 +112,7 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             variant=model.variant,
             align_corners=model.align_corners,
         )
-        if model.weights is not None:
+        if model.weights is not None and not resumes:
             report = load_weights(network, model.weights, model.weights_source)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
