@@ -202,6 +202,19 @@ def test_weights_of_another_run_start_a_new_one(train, capsys):
     assert "tensors loaded, names of openseg" in capsys.readouterr().out
 
 
+def test_a_run_resumed_into_another_folder_has_a_best_of_its_own(train, capsys):
+    words = ("val.every=1", "train.freeze_norm=true", "run.folder=one", "run.keep=9")
+    assert train(*words, "train.iterations=2") == 0
+    words = ("train.lr=1e-12", "val.every=3", "run.resume=one/checkpoints/last.pt")
+    capsys.readouterr()
+    assert train(*words, "train.iterations=2", "run.folder=nothing_left") == 0
+    assert "best.pt was not written" in capsys.readouterr().out
+    assert train(*words, "train.iterations=3", "run.folder=two") == 0
+    printed = capsys.readouterr().out
+    assert "at iteration 3: two/checkpoints/best.pt" in printed
+    assert load_predictor("two/checkpoints/best.pt", "cpu")
+
+
 def test_a_resumed_run_does_not_read_the_weights_that_it_began_with(train):
     words = ("train.iterations=1", "run.folder=runs/two", "model.weights=runs/one.pt")
     assert train("train.iterations=1", "run.folder=runs/one") == 0

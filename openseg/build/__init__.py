@@ -5,6 +5,7 @@ A mistake of the user is found here, before the first iteration: what does not f
 that names the key.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -71,6 +72,7 @@ __all__ = [
     "build_validation",
     "checkpoint_to_resume",
     "load_predictor",
+    "progress_to_resume",
     "start_process",
 ]
 
@@ -231,6 +233,19 @@ def checkpoint_to_resume(config: Config, folder: RunFolder) -> dict[str, Any] | 
     """The checkpoint that `run.resume` asks for; an error where the folder is taken."""
     folder.check_free(config.run.resume, config.run.overwrite)
     return folder.checkpoint_to_resume(config.run.resume)
+
+
+def progress_to_resume(
+    config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None
+) -> Progress:
+    """What the loop remembers; the best starts anew where its best.pt is not in the folder."""
+    if checkpoint is None:
+        return Progress()
+    progress = Progress(**checkpoint["training"]["progress"])
+    if config.run.overwrite or not folder.has_best(progress.best_mean_iou):
+        progress.best_mean_iou = -math.inf
+        progress.best_iteration = checkpoint["training"]["iteration"]
+    return progress
 
 
 def build_reporter(config: Config, folder: RunFolder | None, process: Process, start: int) -> Any:

@@ -50,6 +50,13 @@ def test_auto_resumes_the_last_checkpoint_or_starts(folder):
     assert folder.checkpoint_to_resume(str(folder.last))["training"]["iteration"] == 3
 
 
+def test_a_best_of_a_later_part_of_the_run_is_not_taken_for_that_of_the_checkpoint(folder):
+    assert not folder.has_best(0.3)
+    folder.save("best", {**checkpoint(6), "metrics": {"mean_iou": 0.4}})
+    assert folder.has_best(0.4)
+    assert not folder.has_best(0.3)
+
+
 def test_what_cannot_be_resumed(folder):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         folder.checkpoint_to_resume("nowhere.pt")
