@@ -7,7 +7,6 @@ Several GPUs: `torchrun --nproc-per-node 4 -m openseg.train …`; the total batc
 import argparse
 import logging
 import math
-import time
 from typing import Any, Literal
 
 from openseg import build
@@ -18,8 +17,9 @@ from openseg.data import Dataset
 from openseg.engine import environment
 from openseg.engine.distributed import Process
 from openseg.engine.reporting import duration
+from openseg.engine.run_folder import RunFolder
 from openseg.engine.trainer import Trainer
-from openseg.engine.training import Progress, peak_memory, train
+from openseg.engine.training import Progress, peak_memory, train, try_out
 
 log = logging.getLogger("openseg")
 
@@ -38,12 +38,12 @@ def _train(config: Config, process: Process) -> int:
     folder = build.build_run_folder(config)
     checkpoint = build.checkpoint_to_resume(config, folder)
     train_set, val_set = build.build_datasets(config)
-    model, weights_report = build.build_model(config, train_set.info.num_classes)
+    resumes = checkpoint is not None
+    model, weights_report = build.build_model(config, train_set.info.num_classes, resumes)
     trainer = build.build_trainer(config, model, train_set.info, process)
-    progress = Progress()
+    progress = build.progress_to_resume(config, folder, checkpoint)
     if checkpoint is not None:
         trainer.resume(checkpoint)
-        progress = Progress(**checkpoint["training"]["progress"])
     batches = build.build_batches(config, train_set, process, trainer.samples)
 
     def save(kind: Literal["last", "best"]) -> None:
@@ -73,11 +73,15 @@ def _train(config: Config, process: Process) -> int:
             return 128 + stopped
         if validation.metrics is not None:
             log.info("%s", validation.metrics)
-        best = 100 * progress.best_mean_iou
-        log.info(
-            "best mean IoU %.2f %% at iteration %d: %s", best, progress.best_iteration, folder.best
-        )
+        log.info("%s", _best(progress, folder))
     return 0
+
+
+def _best(progress: Progress, folder: RunFolder) -> str:
+    if not math.isfinite(progress.best_mean_iou):
+        return f"{folder.best} was not written: no validation had a mean IoU"
+    percent, iteration = 100 * progress.best_mean_iou, progress.best_iteration
+    return f"best mean IoU {percent:.2f} % at iteration {iteration}: {folder.best}"
 
 
 def _try_out(config: Config, process: Process) -> int:
@@ -86,10 +90,7 @@ def _try_out(config: Config, process: Process) -> int:
     model, _ = build.build_model(config, train_set.info.num_classes)
     trainer = build.build_trainer(config, model, train_set.info, process)
     batches = build.build_batches(config, train_set, process)
-    for _ in range(2):  # the first one pays for warming up
-        begin = time.perf_counter()
-        loss = float(trainer.step(*next(batches).values())["loss"])
-        step_seconds = time.perf_counter() - begin
+    loss, step_seconds = try_out(trainer, batches)
     validation = build.build_validation(config, val_set)
     image_seconds = validation.seconds_per_image(trainer.best_model)
 

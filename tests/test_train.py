@@ -18,6 +18,7 @@ from openseg.build import load_predictor
 from openseg.engine.checkpoints import read_checkpoint
 from openseg.engine.determinism import set_deterministic
 from openseg.engine.trainer import Trainer
+from openseg.engine.validation import Validation
 from openseg.errors import OpensegError
 from tests.engine.tiny import assert_equal_states
 
@@ -133,6 +134,40 @@ def test_an_interrupted_and_resumed_run_is_bit_equal_to_a_straight_one(
         assert {k: one_record.get(k) for k in facts} == {k: other_record.get(k) for k in facts}
 
 
+@pytest.mark.parametrize("ended_in", [2, 4])
+def test_a_run_that_a_validation_ended_resumes_bit_equal_to_a_straight_one(
+    train, monkeypatch, ended_in
+):
+    words = (*EXACT, "val.every=2")
+    assert train("run.folder=straight", *words) == 0
+    validate = Validation.__call__
+
+    def failing(self, model, iteration):
+        if iteration == ended_in:
+            raise MemoryError
+        return validate(self, model, iteration)
+
+    with monkeypatch.context() as context:
+        context.setattr(Validation, "__call__", failing)
+        with pytest.raises(MemoryError):
+            train("run.folder=resumed", *words)
+    assert read_checkpoint("resumed/checkpoints/last.pt")["training"]["iteration"] == ended_in
+    assert train("run.folder=resumed", *words, "run.resume=auto") == 0
+    for name in ("last.pt", "best.pt"):
+        one, other = (read_checkpoint(f"{run}/checkpoints/{name}") for run in RUNS)
+        for kept in (one, other):
+            del kept["config"]
+            if kept["training"] is not None:  # options such as lr are set by the next step
+                del kept["training"]["optimizer"]["param_groups"]
+        assert same(one, other)
+    facts = ("kind", "iteration", "loss", "mean_iou")
+    one, other = ([[r.get(k) for k in facts] for r in records(run)] for run in RUNS)
+    assert one == other
+
+
+RUNS = ("straight", "resumed")
+
+
 def same(one, other) -> bool:
     """Whether two nests of dicts, lists, tensors and plain values are equal, bit for bit."""
     if isinstance(one, torch.Tensor):
@@ -167,12 +202,49 @@ def test_weights_of_another_run_start_a_new_one(train, capsys):
     assert "tensors loaded, names of openseg" in capsys.readouterr().out
 
 
+def test_a_run_resumed_into_another_folder_has_a_best_of_its_own(train, capsys):
+    words = ("val.every=1", "train.freeze_norm=true", "run.folder=one", "run.keep=9")
+    assert train(*words, "train.iterations=2") == 0
+    words = ("train.lr=1e-12", "val.every=3", "run.resume=one/checkpoints/last.pt")
+    capsys.readouterr()
+    assert train(*words, "train.iterations=2", "run.folder=nothing_left") == 0
+    assert "best.pt was not written" in capsys.readouterr().out
+    assert train(*words, "train.iterations=3", "run.folder=two") == 0
+    printed = capsys.readouterr().out
+    assert "at iteration 3: two/checkpoints/best.pt" in printed
+    assert load_predictor("two/checkpoints/best.pt", "cpu")
+
+
+def test_a_resumed_run_does_not_read_the_weights_that_it_began_with(train):
+    words = ("train.iterations=1", "run.folder=runs/two", "model.weights=runs/one.pt")
+    assert train("train.iterations=1", "run.folder=runs/one") == 0
+    os.rename("runs/one/checkpoints/best.pt", "runs/one.pt")
+    assert train(*words) == 0
+    os.remove("runs/one.pt")
+    assert train(*words, "train.iterations=2", "run.resume=auto") == 0
+
+
 def test_a_dry_run_measures_and_writes_nothing(train, capsys):
     assert train("dry_run=true") == 0
     printed = capsys.readouterr().out
     for fact in ("ocrnet, resnet18c: 16", "10 classes", "memory at its peak", "expected time"):
         assert fact in printed
     assert os.listdir() == []
+
+
+DIVERGING = ("train.optimizer=sgd", "train.lr=1e38")
+
+
+def test_weights_that_are_not_finite_are_not_saved(train):
+    with pytest.raises(OpensegError, match="not finite after iteration 1"):
+        train("run.folder=broken", *DIVERGING, "val.every=1")
+    assert os.listdir("broken/checkpoints") == []
+
+
+def test_a_dry_run_refuses_what_training_would(train, capsys):
+    with pytest.raises(OpensegError, match="not finite after iteration 1"):
+        train("dry_run=true", *DIVERGING)
+    assert "nothing was written" not in capsys.readouterr().out
 
 
 MISTAKES = {

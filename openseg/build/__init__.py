@@ -5,6 +5,7 @@ A mistake of the user is found here, before the first iteration: what does not f
 that names the key.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -71,6 +72,7 @@ __all__ = [
     "build_validation",
     "checkpoint_to_resume",
     "load_predictor",
+    "progress_to_resume",
     "start_process",
 ]
 
@@ -92,8 +94,13 @@ def build_batches(config: Config, dataset: Dataset, process: Process, start: int
     return endless_batches(TrainSet(dataset, transform, train.seed), sampler, data.workers, on_gpu)
 
 
-def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, LoadReport | None]:
-    """The network with the weights that `model.weights` names, and the report of loading them."""
+def build_model(
+    config: Config, num_classes: int, resumes: bool = False
+) -> tuple[SegmentationModel, LoadReport | None]:
+    """The network with the weights that `model.weights` names, and the report of loading them.
+
+    resumes: a checkpoint will replace all of them; the file may be gone, and is not read.
+    """
     model = config.model
     report = None
     try:
@@ -107,7 +114,7 @@ def build_model(config: Config, num_classes: int) -> tuple[SegmentationModel, Lo
             variant=model.variant,
             align_corners=model.align_corners,
         )
-        if model.weights is not None:
+        if model.weights is not None and not resumes:
             report = load_weights(network, model.weights, model.weights_source)
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
@@ -226,6 +233,19 @@ def checkpoint_to_resume(config: Config, folder: RunFolder) -> dict[str, Any] | 
     """The checkpoint that `run.resume` asks for; an error where the folder is taken."""
     folder.check_free(config.run.resume, config.run.overwrite)
     return folder.checkpoint_to_resume(config.run.resume)
+
+
+def progress_to_resume(
+    config: Config, folder: RunFolder, checkpoint: dict[str, Any] | None
+) -> Progress:
+    """What the loop remembers; the best starts anew where its best.pt is not in the folder."""
+    if checkpoint is None:
+        return Progress()
+    progress = Progress(**checkpoint["training"]["progress"])
+    if config.run.overwrite or not folder.has_best(progress.best_mean_iou):
+        progress.best_mean_iou = -math.inf
+        progress.best_iteration = checkpoint["training"]["iteration"]
+    return progress
 
 
 def build_reporter(config: Config, folder: RunFolder | None, process: Process, start: int) -> Any:

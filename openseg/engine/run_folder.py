@@ -49,6 +49,13 @@ class RunFolder:
             )
         return checkpoint
 
+    def has_best(self, mean_iou: float) -> bool:
+        """Whether best.pt is here, and that of this mean IoU: not of a later part of the run."""
+        try:
+            return bool(read_checkpoint(self.best)["metrics"]["mean_iou"] == mean_iou)
+        except (CheckpointError, KeyError):
+            return False
+
     def check_free(self, resume: str | None = None, overwrite: bool = False) -> None:
         """Raises OutputError where the folder holds another run and neither option allows it."""
         taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
@@ -95,5 +102,7 @@ class RunFolder:
             os.link(self.last, path)
         except OSError:  # a file system without links
             save_checkpoint(path, checkpoint)
-        for older in sorted(self.checkpoints.glob("iteration_*.pt"))[: -self.keep]:
+        # Later iterations are older files: of a run that was then resumed from before them.
+        by_age = sorted(self.checkpoints.glob("iteration_*.pt"), key=lambda p: (p <= path, p))
+        for older in by_age[: -self.keep]:
             older.unlink()

@@ -148,6 +148,15 @@ class Trainer:
         averaged = None if self.averaged is None else self.averaged.module.state_dict()
         return {"state_dict": self.model.state_dict(), "ema": averaged}
 
+    def broken_weights(self) -> str | None:
+        """What a checkpoint would hold that is not finite, in any process: a name, or None."""
+        states = [state for state in self.weights().values() if state is not None]
+        named = [item for state in states for item in state.items()]
+        finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()
+        broken = [name for (name, _), is_finite in zip(named, finite, strict=True) if not is_finite]
+        # The running statistics of the processes may differ, and all of them have to decide alike.
+        return next(filter(None, gather(broken[0] if broken else None)), None)
+
     def training_state(self) -> dict[str, Any]:
         """The rest of what `resume` needs. Every process must call it: each has random numbers."""
         return {

@@ -2,7 +2,12 @@
 """The training loop: steps, and what is due between them.
 
 Losses stay on the device until a line of the log is due; a loss that is not finite is found then,
-and before anything is saved, with the iteration that it came from.
+and before anything is saved, with the iteration that it came from. So are weights that an update
+has spoilt: checkpoints are of finite weights alone.
+
+Where an iteration is both validated and saved, last.pt is written before as well as after: whatever
+ends a validation, even the system for want of memory, costs no training, and a resumed run begins
+with that validation.
 """
 
 import math
@@ -52,6 +57,7 @@ class Progress:
     best_mean_iou: float = -math.inf
     best_iteration: int = 0
     metrics: dict[str, Any] = field(default_factory=dict)  # of the last validation
+    awaits_validation: bool = False  # of this iteration, which is due and not done
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,21 @@ def train(
 
     batches: endless; {"image": [B, C, H, W], "label": [B, H, W]}, the share of this process.
     validate: (network, iteration) -> metrics. Every process calls it, and gets the same.
-    save: called with "last"; before it with "best", after a validation with the best mean IoU so
-        far.
+    save: called with "last", before a validation and after it; between them with "best" where its
+        mean IoU is the best so far.
 
     Returns the number of the signal that ended training early, or None. Raises TrainingError where
-    a loss is not finite.
+    a loss is not finite, or weights that would be validated or saved.
     """
     window = _Window(trainer)
+    saved = trainer.iteration
     with _stop_signals() as signals:
+        if progress.awaits_validation:
+            _validate(trainer, progress, events, validate, save)
+            save("last")
+            window.restart()
+            if _is_exhausted(plan, progress, trainer.iteration):
+                return signals[0] if signals else None
         while trainer.iteration < plan.iterations:
             window.add(batches)
             iteration = trainer.iteration
@@ -98,16 +111,38 @@ def train(
             meeting = validating or saving or plan.is_due(iteration, plan.log_every)
             stopping = _is_stopping(trainer, signals, meeting)
             if meeting or stopping:
-                events.on_losses(window.close())
+                events.on_losses(window.close(saved))
+            saving = saving or stopping
+            if validating or saving:
+                _refuse_broken_weights(trainer, saved)
+            progress.awaits_validation = validating
+            if saving:
+                save("last")
+                saved = iteration
             if validating:
                 _validate(trainer, progress, events, validate, save)
                 window.restart()
             exhausted = validating and _is_exhausted(plan, progress, iteration)
-            if saving or stopping or exhausted:
+            if exhausted or (saving and validating):
                 save("last")
             if stopping or exhausted:
                 return signals[0] if signals else None
     return None
+
+
+def try_out(trainer: Trainer, batches: Iterator[dict[str, Tensor]]) -> tuple[float, float]:
+    """Take two steps, of which the first pays for warming up.
+
+    Returns the loss and the seconds of the second. Raises TrainingError where `train` would.
+    """
+    window = _Window(trainer)
+    for _ in range(2):
+        begin = time.perf_counter()
+        window.add(batches)
+        record = window.close(saved=0)
+        seconds = time.perf_counter() - begin
+        _refuse_broken_weights(trainer, saved=0)
+    return record["loss"], seconds
 
 
 def _validate(
@@ -120,6 +155,7 @@ def _validate(
     metrics = validate(trainer.best_model, trainer.iteration)
     is_best = metrics.mean_iou > progress.best_mean_iou
     progress.metrics = metrics.to_dict()
+    progress.awaits_validation = False
     if is_best:
         progress.best_mean_iou = metrics.mean_iou
         progress.best_iteration = trainer.iteration
@@ -160,13 +196,16 @@ class _Window:
         self.waited += time.perf_counter() - asked
         self.losses.append(self.trainer.step(batch["image"], batch["label"]))
 
-    def close(self) -> dict[str, Any]:
-        """The record of this window; a new one begins."""
+    def close(self, saved: int) -> dict[str, Any]:
+        """The record of this window; a new one begins.
+
+        saved: the iteration of the last checkpoint, which an error names.
+        """
         names = list(self.losses[0])
         values = torch.stack([torch.stack(list(losses.values())) for losses in self.losses])
         values = mean_over_processes(values.float())  # [iterations, losses]
         first = self.trainer.iteration - len(self.losses) + 1
-        _refuse_not_finite(values[:, names.index("loss")], first)
+        _refuse_not_finite(values[:, names.index("loss")], first, saved)
         means = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
         seconds = time.perf_counter() - self.begin
         record = {
@@ -181,15 +220,35 @@ class _Window:
         return record
 
 
-def _refuse_not_finite(losses: Tensor, first: int) -> None:
+def _refuse_not_finite(losses: Tensor, first: int, saved: int) -> None:
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         position = int(bad[0])
         raise TrainingError(
-            f"the loss is {float(losses[position])} at iteration {first + position}, and nothing "
-            "was saved since: lower train.lr, or set train.warmup_iterations or "
-            "train.clip_grad_norm; with train.amp=fp16 try bf16"
+            f"the loss is {float(losses[position])} at iteration {first + position}"
+            f"{_way_out(saved)}"
         )
+
+
+def _refuse_broken_weights(trainer: Trainer, saved: int) -> None:
+    name = trainer.broken_weights()
+    if name is not None:
+        raise TrainingError(
+            f"{name} has values that are not finite after iteration {trainer.iteration}, where "
+            f"its loss still was{_way_out(saved)}"
+        )
+
+
+def _way_out(saved: int) -> str:
+    kept = (
+        f"the last checkpoint is of iteration {saved}: go on from it, or start anew"
+        if saved
+        else "nothing was saved: start anew"
+    )
+    return (
+        f"; {kept}, with a lower train.lr, with train.clip_grad_norm, or with more "
+        "train.warmup_iterations; with train.amp=fp16 try bf16"
+    )
 
 
 def peak_memory(device: torch.device) -> int:

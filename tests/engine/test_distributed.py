@@ -27,6 +27,7 @@ def test_two_processes_are_as_one(tmp_path):
     )
     told = torch.load(tmp_path / "told.pt")
     assert told["any"] == [True, False]
+    assert told["broken"] == ["head.bias"] * 2  # in the second alone
     assert told["ranks"] == [0, 1]
     assert told["random"] == 2
     _check_that_they_took_the_steps_of_one(told)

@@ -33,6 +33,14 @@ def test_last_best_and_the_newest_of_the_others_are_kept(folder):
     assert read_checkpoint(folder.checkpoints / "best.pt")["training"] is None
 
 
+def test_a_run_resumed_from_before_its_last_checkpoints_keeps_what_it_saves(folder):
+    for iteration in (2, 8, 12, 4, 6):
+        folder.save("last", checkpoint(iteration))
+        assert (folder.checkpoints / f"iteration_{iteration:08d}.pt").exists()
+    names = sorted(path.name for path in folder.checkpoints.glob("iteration_*.pt"))
+    assert names == ["iteration_00000004.pt", "iteration_00000006.pt"]
+
+
 def test_auto_resumes_the_last_checkpoint_or_starts(folder):
     assert folder.checkpoint_to_resume(None) is None
     assert folder.checkpoint_to_resume("auto") is None
@@ -40,6 +48,13 @@ def test_auto_resumes_the_last_checkpoint_or_starts(folder):
     assert folder.checkpoint_to_resume(None) is None
     assert folder.checkpoint_to_resume("auto")["training"]["iteration"] == 3
     assert folder.checkpoint_to_resume(str(folder.last))["training"]["iteration"] == 3
+
+
+def test_a_best_of_a_later_part_of_the_run_is_not_taken_for_that_of_the_checkpoint(folder):
+    assert not folder.has_best(0.3)
+    folder.save("best", {**checkpoint(6), "metrics": {"mean_iou": 0.4}})
+    assert folder.has_best(0.4)
+    assert not folder.has_best(0.3)
 
 
 def test_what_cannot_be_resumed(folder):

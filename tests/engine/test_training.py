@@ -4,6 +4,7 @@
 import os
 import signal
 from dataclasses import dataclass
+from operator import attrgetter
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_what_is_due_when():
         *[("validate", 3), ("save best", 3), ("best", 3)],
         ("save last", 4),
         *[("validate", 6), ("save best", 6), ("best", 6)],
-        *[("validate", 8), ("not best", 8), ("save last", 8)],
+        *[("save last", 8), ("validate", 8), ("not best", 8), ("save last", 8)],
     ]
     assert (progress.best_mean_iou, progress.best_iteration) == (0.4, 6)
     assert progress.metrics == {"mean_iou": 0.3}
@@ -92,6 +93,24 @@ def test_patience_ends_a_run_that_does_not_improve():
 def test_a_best_from_before_the_resume_stays_best():
     diary, _, _ = run(Plan(2, validate_every=2), [0.4], progress=Progress(0.6, 1))
     assert ("save best", 2) not in diary.notes
+
+
+def test_a_run_that_ended_in_its_validation_begins_with_it():
+    trainer = make_trainer()
+    trainer.iteration = 4
+    plan = Plan(6, validate_every=4, save_every=4)
+    progress = Progress(0.3, 2, awaits_validation=True)
+    diary, _, _ = run(plan, [0.4, 0.2], trainer, progress=progress)
+    assert diary.notes[:4] == [("validate", 4), ("save best", 4), ("best", 4), ("save last", 4)]
+    assert (progress.best_iteration, progress.awaits_validation) == (4, False)
+
+
+def test_patience_may_end_with_the_validation_that_a_run_begins_with():
+    trainer = make_trainer()
+    trainer.iteration = 4
+    plan = Plan(8, validate_every=2, patience=1)
+    diary, _, _ = run(plan, [0.2], trainer, progress=Progress(0.3, 2, awaits_validation=True))
+    assert diary.notes == [("validate", 4), ("not best", 4), ("save last", 4)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -149,6 +168,37 @@ def test_a_loss_that_is_not_finite_is_named_with_its_iteration_and_not_saved(val
     trainer = make_trainer(norm=False)
     diary = Diary(trainer)
     plan = Plan(8, log_every=2, save_every=4)
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at iteration 3, .*lower train\.lr"):
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) at iteration 3; .*lower train\.lr"):
         train(trainer, poisoned(), plan, Progress(), diary, diary.validate, diary.save)
     assert diary.notes == []
+
+
+@pytest.mark.parametrize("spoilt", ["model.stem.weight", "model.norm.running_var", "best_model"])
+def test_weights_that_are_not_finite_are_neither_validated_nor_saved(spoilt):
+    trainer = make_trainer(ema_decay=0.9)
+
+    def spoiling():
+        for index, batch in enumerate(batches()):
+            if index == 5:
+                trainer.step = lambda *batch: (step(*batch), spoil())[0]
+            yield batch
+
+    def spoil():
+        tensor = attrgetter(spoilt)(trainer)
+        tensor = tensor.head.bias if spoilt == "best_model" else tensor
+        tensor.detach().view(-1)[0] = float("inf")
+
+    step = trainer.step
+    diary = Diary(trainer)
+    plan = Plan(8, log_every=1, validate_every=2, save_every=4)
+    name = "head.bias" if spoilt == "best_model" else spoilt.removeprefix("model.")
+    with pytest.raises(
+        TrainingError, match=rf"{name} has values .* after iteration 6.*of iteration 4"
+    ):
+        train(trainer, spoiling(), plan, Progress(), diary, diary.validate, diary.save)
+    assert diary.notes[-1] == ("save last", 4)
+
+
+def test_an_error_before_the_first_checkpoint_says_that_there_is_none():
+    with pytest.raises(TrainingError, match=r"nothing was saved: start anew.*lower train\.lr"):
+        run(Plan(2), trainer=make_trainer(lr=1e38))

@@ -29,6 +29,9 @@ def main() -> None:
             "counts": gather(count_and_write(folder / f"of{process.rank}")),
             "random": len(trainer.training_state()["random"]),
         }
+        if process.rank == 1:
+            trainer.model.head.bias.detach()[0] = torch.nan
+        told["broken"] = gather(trainer.broken_weights())
         if process.is_main:
             torch.save(told, folder / "told.pt")
 
