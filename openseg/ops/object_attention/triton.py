@@ -112,17 +112,19 @@ def object_attention_regions_kernel(
     grad_value = tl.zeros((BLOCK_K, CHUNK), tl.float32)
     for start in range(first, tl.minimum(first + pixels_each, pixels), BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
+        at = tl.minimum(n, pixels - 1)  # 0 for a pixel outside of the map times inf would be NaN
         scores = product(
-            key, query, k, n, channels, key_region, key_channel, query_channel, query_pixel,
+            key, query, k, at, channels, key_region, key_channel, query_channel, query_pixel,
             regions, pixels, BLOCK_C, PRECISION,
         )  # fmt: skip
         grad_weights = product(
-            value, grad, k, n, value_channels, value_region, value_channel, grad_channel,
+            value, grad, k, at, value_channels, value_region, value_channel, grad_channel,
             grad_pixel, regions, pixels, BLOCK_C, PRECISION,
         )  # fmt: skip
-        lse = tl.load(statistics + n, mask=n < pixels, other=0.0)
+        # a pixel outside of the map has no weight
+        lse = tl.load(statistics + n, mask=n < pixels, other=float("inf"))
         delta = tl.load(statistics + pixels + n, mask=n < pixels, other=0.0)
-        weights = tl.where((n < pixels)[None, :], tl.exp(scores * scale - lse[None, :]), 0.0)
+        weights = tl.exp(scores * scale - lse[None, :])
         grad_scores = weights * (grad_weights - delta[None, :]) * scale
         g = load_block(grad, n, chunk, grad_pixel, grad_channel, pixels, value_channels)
         q = load_block(query, n, chunk, query_pixel, query_channel, pixels, channels)

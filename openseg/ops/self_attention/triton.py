@@ -34,11 +34,8 @@ class Groups(NamedTuple):
     group_step: int
 
 
-_ONE_ROW = 1 << 30  # pixels: the compiler then sees that tokens side by side are pixels that are
-
-
 def whole_map(pixels: int) -> Groups:
-    return Groups(1, 0, pixels, _ONE_ROW, 0, 1, 1, 0, 0)
+    return Groups(1, 0, pixels, pixels, 0, 1, 1, 0, 0)
 
 
 @triton.jit
