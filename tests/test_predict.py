@@ -98,6 +98,22 @@ def test_options_reach_the_network(words, options, trained, photos, tmp_path, mo
     assert not np.array_equal(written, plain(images["a"]).labels)
 
 
+def test_a_mirrored_pass_warns_where_left_and_right_are_unknown(
+    trained, photos, tmp_path, monkeypatch, capsys
+):
+    fixed = ["--checkpoint", trained[1], photos[0] / "a.png", "--save", "labels", "--overwrite"]
+    fixed += ["--output", tmp_path, "--device", "cpu"]
+    run_main(monkeypatch, *fixed)
+    assert "warning" not in capsys.readouterr().err
+    run_main(monkeypatch, *fixed, "--flip")
+    assert "best.pt does not say which classes are left and right" in capsys.readouterr().err
+    content = torch.load(trained[1], weights_only=True)
+    content["meta"]["flip_pairs"] = []
+    torch.save(content, tmp_path / "told.pt")
+    run_main(monkeypatch, *fixed, "--flip", "--checkpoint", tmp_path / "told.pt")
+    assert "warning" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
