@@ -105,7 +105,7 @@ def test_overrides_change_the_way_of_inference(trained, tmp_path, monkeypatch):
 
 
 def test_a_scale_that_is_no_number_is_refused(trained, monkeypatch):
-    with pytest.raises(ConfigError, match="scales.*nan"):
+    with pytest.raises(ConfigError, match=r"scales.*nan"):
         run_main(monkeypatch, trained[1], "val.scales=[1,.nan]")
 
 

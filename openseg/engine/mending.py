@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from openseg.data.base import unreadable
+from openseg.data.base import UNREADABLE, unreadable
 from openseg.engine.files import make_folder, replacing
 from openseg.errors import DataError
 
@@ -99,7 +99,7 @@ def _open(
     try:
         with Image.open(path) as file:
             mode, palette, values = file.mode, file.getpalette(), np.array(file)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
     height, width = mending.size
     if mode not in modes or values.shape != mending.size:

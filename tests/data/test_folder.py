@@ -174,6 +174,16 @@ def test_damaged_file_is_named(root, kind, damage):
         FolderDataset(root, "train", CLASSES).load(0)
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("images", ".jpg"), ("labels", ".png")])
+def test_a_file_beyond_the_limit_of_pillow_is_no_damage(root, monkeypatch, kind, suffix):
+    large = {"images": image(9, 9), "labels": label(0, height=9, width=9)}[kind]
+    write(root / kind / "train" / f"b{suffix}", large)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # an error above twice as many
+    message = rf"{kind}/train/b\{suffix}: .* too large .*81 pixels.* limit of 80 .*scale it down"
+    with pytest.raises(DataError, match=message):
+        FolderDataset(root, "train", CLASSES).load(1)
+
+
 def test_sizes_that_differ(root):
     write(root / "labels" / "train" / "b.png", label(0, height=6, width=4))
     with pytest.raises(DataError, match=r"b\.png: the label is 4×6 and its image .* is 6×4"):
