@@ -178,6 +178,9 @@ def test_classes_that_do_not_fit(foreign, tmp_path, monkeypatch):
     words = ["--model", "fcn", "--backbone", "resnet18c", "--classes", tmp_path / "classes.txt"]
     with pytest.raises(DataError, match=r"classes\.txt"):
         run_main(monkeypatch, foreign, tmp_path / "new.safetensors", *words)
+    (tmp_path / "classes.txt").write_text("road\ntree\nroad\n")
+    with pytest.raises(DataError, match=r"'road' stands in line 1 and again in line 3"):
+        run_main(monkeypatch, foreign, tmp_path / "new.safetensors", *words)
     (tmp_path / "classes.txt").write_text("road\ntree\n")
     with pytest.raises(ConfigError, match="2 names of classes given, 3 expected"):
         run_main(monkeypatch, foreign, tmp_path / "new.safetensors", *words)

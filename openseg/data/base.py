@@ -41,6 +41,13 @@ class DatasetInfo:
                 f"{self.name}: {len(self.classes)} classes; expected 1 to {IGNORE_INDEX}, "
                 "because label maps are uint8 and 255 means ignore"
             )
+        for index, name in enumerate(self.classes):
+            first = self.classes.index(name)
+            if first != index:
+                raise DataError(
+                    f"{self.name}: the classes {first} and {index} are both called {name!r}; "
+                    "expected a name of its own for each class: rename one of them"
+                )
         if len(self.palette) != len(self.classes):
             raise DataError(
                 f"{self.name}: {len(self.palette)} colours for {len(self.classes)} classes; "

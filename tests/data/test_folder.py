@@ -89,6 +89,16 @@ def test_classes_come_from_a_text_file(root):
         FolderDataset(root, "train", "nowhere.txt")
 
 
+def test_a_class_name_that_comes_twice_is_refused(root):
+    (root / "classes.txt").write_text("road\n\ntree\n road\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"classes\.txt: the class 'road' stands in line 1 and again in line 4"
+    ):
+        FolderDataset(root, "train")
+    with pytest.raises(DataError, match=r"the classes 1 and 2 are both called 'tree'; .*rename"):
+        FolderDataset(root, "train", ("road", "tree", "tree"))
+
+
 def test_id_map_translates_file_values(root):
     write(root / "labels" / "train" / "a.png", label(7, 8, 0))
     write(root / "labels" / "train" / "b.png", label(7).astype(np.uint16) + 1000)

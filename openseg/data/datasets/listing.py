@@ -151,6 +151,24 @@ def require_pairs(listing: Listing) -> None:
 
 def read_names(path: str | Path) -> list[str]:
     """The names of a text file, one a line."""
+    return [name for _, name in _numbered_names(path)]
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """`read_names`, but DataError where a name comes twice."""
+    first_lines: dict[str, int] = {}
+    for line, name in _numbered_names(path):
+        if name in first_lines:
+            raise DataError(
+                f"{path}: the class {name!r} stands in line {first_lines[name]} and again in line "
+                f"{line}; expected a name of its own for each class: rename one of them"
+            )
+        first_lines[name] = line
+    return list(first_lines)
+
+
+def _numbered_names(path: str | Path) -> list[tuple[int, str]]:
+    """The names of a text file with their lines, from 1."""
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -158,7 +176,7 @@ def read_names(path: str | Path) -> list[str]:
         raise DataError(
             f"{path}: the list cannot be read ({reason}); expected a text file with one name a line"
         ) from error
-    return [line.strip() for line in lines if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def keep_only(listing: Listing, list_file: str | Path) -> Listing:

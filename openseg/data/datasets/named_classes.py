@@ -13,7 +13,7 @@ from openseg.data.datasets import (
     pascal_context,
     pascal_voc,
 )
-from openseg.data.datasets.listing import read_names
+from openseg.data.datasets.listing import read_class_names
 from openseg.errors import DataError
 
 PUBLISHED: dict[str, DatasetInfo] = {
@@ -26,7 +26,7 @@ def named_classes(name_or_file: str) -> dict[str, Any]:
     """ "classes", and of a published set also its "palette" and "flip_pairs".
 
     A file that is called as a set is given with its folder: ./lip. Raises DataError for a file
-    that cannot be read.
+    that cannot be read or has a name twice.
     """
     if name_or_file in PUBLISHED:
         info = PUBLISHED[name_or_file]
@@ -36,4 +36,4 @@ def named_classes(name_or_file: str) -> dict[str, Any]:
             f"{name_or_file}: there is no such file, nor a data set of this name; expected a text "
             f"file with the name of a class a line, or one of {', '.join(PUBLISHED)}"
         )
-    return {"classes": read_names(name_or_file)}
+    return {"classes": read_class_names(name_or_file)}
