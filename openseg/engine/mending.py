@@ -64,7 +64,7 @@ def mend_instances(source: Path, folder: Path, mending: Mending) -> np.ndarray:
 def masks_of(source: Path) -> list[str]:
     """The paths of the masks that a list names; DataError for a line or a file that cannot be."""
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: the list cannot be read ({error})") from error
     names = []

@@ -89,6 +89,14 @@ def test_classes_come_from_a_text_file(root):
         FolderDataset(root, "train", "nowhere.txt")
 
 
+def test_text_files_may_begin_with_a_byte_order_mark(root):
+    (root / "classes.txt").write_text("road\r\ntree\r\ncar\r\n", encoding="utf-8-sig")
+    (root / "some.txt").write_text("a\nb\n", encoding="utf-8-sig")
+    dataset = FolderDataset(root, "train", only=root / "some.txt")
+    assert dataset.info.classes == CLASSES
+    assert [pair.name for pair in dataset.listing.pairs] == ["a", "b"]
+
+
 def test_a_class_name_that_comes_twice_is_refused(root):
     (root / "classes.txt").write_text("road\n\ntree\n road\n", encoding="utf-8")
     with pytest.raises(

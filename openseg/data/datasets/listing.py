@@ -168,9 +168,9 @@ def read_class_names(path: str | Path) -> list[str]:
 
 
 def _numbered_names(path: str | Path) -> list[tuple[int, str]]:
-    """The names of a text file with their lines, from 1."""
+    """The names of a text file with their lines, from 1; some editors begin it with a BOM."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
