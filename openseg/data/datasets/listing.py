@@ -122,8 +122,17 @@ def match_folders(images: Path, labels: Path, names: Iterable[str] | None = None
 
 
 def without_labels(images: Mapping[str, Path]) -> Listing:
-    """A test split."""
-    return Listing([Pair(path.stem, path, None) for path in images.values()], [])
+    """A test split. Its names are stems, so DataError where two images, of any folder, share one:
+    what is predicted for a name is written under it."""
+    by_stem: dict[str, Path] = {}
+    for path in images.values():
+        first = by_stem.setdefault(path.stem, path)
+        if first is not path:
+            raise DataError(
+                f"{first} and {path}: their results would have the same name ({path.stem}); "
+                "rename one of them, or put them under different roots"
+            )
+    return Listing([Pair(stem, path, None) for stem, path in by_stem.items()], [])
 
 
 def list_splits(split: str, list_one: Callable[[str], Listing]) -> Listing:
