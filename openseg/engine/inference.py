@@ -224,7 +224,9 @@ def _check(
             "least 1 pixel"
         )
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise ValueError(f"scales are {tuple(scales)}; at least one, all above 0, are needed")
+        raise ValueError(
+            f"scales are {tuple(scales)}; at least one is needed, all finite and above 0"
+        )
     steps = zip(stride or (), crop_size or (), strict=False)
     if not all(0 < step <= side for step, side in steps):
         raise ValueError(f"stride {stride} must lie in 1..crop_size, which is {crop_size}")
