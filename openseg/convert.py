@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openseg.cli import run
 from openseg.data import DatasetInfo, palettes
-from openseg.data.datasets.listing import read_names
+from openseg.data.datasets.named_classes import named_classes
 from openseg.engine.checkpoints import VERSION
 from openseg.engine.files import make_folder, replacing
 from openseg.errors import CheckpointError, ConfigError
@@ -87,14 +87,12 @@ def _meta(
     options: argparse.Namespace, weights: Weights, report: LoadReport, num_classes: int
 ) -> dict[str, Any]:
     """What labels mean and how images are normalised, or an error that asks for it."""
-    classes = weights.meta.get("classes")
-    palette = weights.meta.get("palette") or palettes.voc(num_classes)
-    if options.classes is not None:
-        classes = read_names(options.classes)
+    told = weights.meta | (named_classes(options.classes) if options.classes else {})
+    classes, palette = told.get("classes"), told.get("palette") or palettes.voc(num_classes)
     if classes is None:
         raise ConfigError(
             f"{options.source} does not name its {num_classes} classes: give a file with one name "
-            "a line, --classes classes.txt"
+            "a line, --classes classes.txt, or the name of its data set, such as --classes lip"
         )
     if len(classes) != num_classes:
         raise ConfigError(f"{len(classes)} names of classes given, {num_classes} expected")
@@ -105,7 +103,9 @@ def _meta(
             f"one of {', '.join(CONVENTIONS)}"
         )
     info = DatasetInfo(str(options.source), tuple(classes), tuple(map(tuple, palette)))
-    return {
+    # Without the key, which classes are left and right is unknown; an empty list says none.
+    pairs = {key: list(map(list, told[key])) for key in ("flip_pairs",) if key in told}
+    return pairs | {
         "classes": list(info.classes),
         "palette": [list(map(int, color)) for color in info.palette],
         "normalize": normalize.to_dict(),
@@ -133,7 +133,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--backbone", metavar="NAME", help="(resnet101c)")
     parser.add_argument("--variant", metavar="NAME", help="(openseg)")
     parser.add_argument("--names", default="auto", help="whose names the tensors have (auto)")
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="one name a line")
+    parser.add_argument("--classes", metavar="FILE", help="one name a line; or a set, such as lip")
     parser.add_argument("--normalize", choices=CONVENTIONS, help="of images; default: as published")
     return parser.parse_args()
 

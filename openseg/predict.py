@@ -20,6 +20,13 @@ def main() -> int:
     options = _parse()
     images = find_images(options.inputs)
     model, meta = load_predictor(options.checkpoint, options.device)
+    if options.flip and "flip_pairs" not in meta:
+        print(
+            f"warning: --flip: {options.checkpoint} does not say which classes are left and right "
+            "of each other; where there are any, they are mixed: convert it anew, with --classes "
+            "and the name of its data set",
+            file=sys.stderr,
+        )
     try:
         predictor = Predictor(
             model,

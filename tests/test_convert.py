@@ -91,6 +91,7 @@ def test_a_named_network_predicts_with_the_published_normalisation(
     assert meta["classes"] == CLASSES
     assert meta["palette"][:2] == [[0, 0, 0], [128, 0, 0]]
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert "flip_pairs" not in meta  # unknown, which is not the same as none
     labels = Predictor(model, meta)(image).labels
     bgr = torch.from_numpy(image[:, :, ::-1] - np.array(CONVENTIONS["caffe"].mean)).float()
     assert (labels == network.predict(bgr.permute(2, 0, 1)[None])[0].numpy()).all()
@@ -112,6 +113,35 @@ def test_a_checkpoint_of_ours_keeps_all_that_it_says(tmp_path, monkeypatch):
         **meta,
         "dataset": str(tmp_path / "best.safetensors"),
     }
+
+
+@pytest.mark.parametrize("pairs", [[[1, 2]], []])
+def test_classes_that_a_mirror_exchanges_are_kept(tmp_path, monkeypatch, pairs):
+    write_checkpoint(tmp_path / "best.pt")
+    content = torch.load(tmp_path / "best.pt", weights_only=True)
+    content["meta"]["flip_pairs"] = pairs
+    torch.save(content, tmp_path / "best.pt")
+    run_main(monkeypatch, tmp_path / "best.pt", tmp_path / "best.safetensors")
+    run_main(monkeypatch, tmp_path / "best.safetensors", tmp_path / "copy.safetensors")
+    for name in ("best", "copy"):
+        model, meta = load_predictor(tmp_path / f"{name}.safetensors", "cpu")
+        assert meta["flip_pairs"] == pairs
+        assert Predictor(model, meta, flip=True).infer.flip_pairs == tuple(pairs)
+
+
+def test_a_published_set_names_classes_colours_and_pairs(tmp_path, monkeypatch):
+    network = create_model("fcn", "resnet18c", 20)
+    torch.save({"state_dict": published(network)}, tmp_path / "old.pth")
+    words = ["--model", "fcn", "--backbone", "resnet18c", "--classes", "lip"]
+    run_main(monkeypatch, tmp_path / "old.pth", tmp_path / "new.safetensors", *words)
+    meta = read_checkpoint(tmp_path / "new.safetensors")["meta"]
+    assert meta["classes"][14:16] == ["left arm", "right arm"]
+    assert meta["flip_pairs"] == [[14, 15], [16, 17], [18, 19]]
+    words[-1] = "lipp"
+    with pytest.raises(
+        DataError, match=r"lipp: there is no such file, nor .* one of ade20k, .*lip"
+    ):
+        run_main(monkeypatch, tmp_path / "old.pth", tmp_path / "new.safetensors", *words)
 
 
 def test_mmsegmentation_names_its_classes(network, tmp_path, monkeypatch):
@@ -147,6 +177,9 @@ def test_mistakes(foreign, tmp_path, monkeypatch, words, error, text):
 def test_classes_that_do_not_fit(foreign, tmp_path, monkeypatch):
     words = ["--model", "fcn", "--backbone", "resnet18c", "--classes", tmp_path / "classes.txt"]
     with pytest.raises(DataError, match=r"classes\.txt"):
+        run_main(monkeypatch, foreign, tmp_path / "new.safetensors", *words)
+    (tmp_path / "classes.txt").write_text("road\ntree\nroad\n")
+    with pytest.raises(DataError, match=r"'road' stands in line 1 and again in line 3"):
         run_main(monkeypatch, foreign, tmp_path / "new.safetensors", *words)
     (tmp_path / "classes.txt").write_text("road\ntree\n")
     with pytest.raises(ConfigError, match="2 names of classes given, 3 expected"):

@@ -104,6 +104,11 @@ def test_overrides_change_the_way_of_inference(trained, tmp_path, monkeypatch):
     assert record["confusion"] != whole.tolist()
 
 
+def test_a_scale_that_is_no_number_is_refused(trained, monkeypatch):
+    with pytest.raises(ConfigError, match=r"scales.*nan"):
+        run_main(monkeypatch, trained[1], "val.scales=[1,.nan]")
+
+
 def test_another_configuration_gives_the_data(trained, tmp_path, monkeypatch, capsys):
     _, checkpoint = trained
     words = "data.scene_size=[32,32]", "data.scene_val_length=2", "data.workers=0", "device=cpu"

@@ -98,13 +98,33 @@ def test_options_reach_the_network(words, options, trained, photos, tmp_path, mo
     assert not np.array_equal(written, plain(images["a"]).labels)
 
 
+def test_a_mirrored_pass_warns_where_left_and_right_are_unknown(
+    trained, photos, tmp_path, monkeypatch, capsys
+):
+    fixed = ["--checkpoint", trained[1], photos[0] / "a.png", "--save", "labels", "--overwrite"]
+    fixed += ["--output", tmp_path, "--device", "cpu"]
+    run_main(monkeypatch, *fixed)
+    assert "warning" not in capsys.readouterr().err
+    run_main(monkeypatch, *fixed, "--flip")
+    assert "best.pt does not say which classes are left and right" in capsys.readouterr().err
+    content = torch.load(trained[1], weights_only=True)
+    content["meta"]["flip_pairs"] = []
+    torch.save(content, tmp_path / "told.pt")
+    run_main(monkeypatch, *fixed, "--flip", "--checkpoint", tmp_path / "told.pt")
+    assert "warning" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
         (["nothing.png"], DataError, "no such file"),
         (["a.png", "--stride", "8,8"], ConfigError, "stride"),
         (["a.png", "--slide", "8,8", "--stride", "9,9"], ConfigError, "stride"),
+        (["a.png", "--slide", "0,0"], ConfigError, r"crop_size, .* is \(0, 0\)"),
+        (["a.png", "--slide=-5,5"], ConfigError, r"crop_size, .* is \(-5, 5\)"),
         (["a.png", "--scales", "0"], ConfigError, "scales"),
+        (["a.png", "--scales", "nan"], ConfigError, "scales"),
+        (["a.png", "--scales", "1,inf"], ConfigError, "scales"),
         (["a.png", "--checkpoint", "a.png"], CheckpointError, r"a\.png"),
         (["a.png", "--checkpoint", "none.pt"], CheckpointError, r"none\.pt"),
     ],

@@ -67,7 +67,7 @@ def tree(tmp_path):
         miniature.write(masks / f"{NAME}_{number}.png", mask)
     Image.fromarray(rng.random(SIZE) < 0.5).save(masks / f"{NAME}_2.png")  # one bit a pixel
     lines = [f"masks/{NAME}_{number}.png {26 + number} 0.{number}5\n" for number in range(3)]
-    (tmp_path / "instances" / f"{NAME}_pred.txt").write_text("".join(lines))
+    (tmp_path / "instances" / f"{NAME}_pred.txt").write_text("".join(lines), encoding="utf-8-sig")
     (tmp_path / "instances" / f"{NAME.replace('19', '20')}_pred.txt").write_text("")
     return tmp_path
 

@@ -195,19 +195,22 @@ def build_inference(config: Config, info: DatasetInfo, model: nn.Module) -> Infe
     """How validation sees an image."""
     val = config.val
     slide = val.mode == "slide"
-    return Inference(
-        model,
-        mode=val.mode,
-        crop_size=(val.crop_size or config.data.crop_size) if slide else None,
-        stride=val.stride,
-        scales=val.scales,
-        flip=val.flip,
-        amp_dtype=AMP_DTYPES[config.train.amp],
-        flip_pairs=info.flip_pairs,
-        multiple=val.multiple,
-        slide_from=val.slide_from,
-        combine=val.combine,
-    )
+    try:
+        return Inference(
+            model,
+            mode=val.mode,
+            crop_size=(val.crop_size or config.data.crop_size) if slide else None,
+            stride=val.stride,
+            scales=val.scales,
+            flip=val.flip,
+            amp_dtype=AMP_DTYPES[config.train.amp],
+            flip_pairs=info.flip_pairs,
+            multiple=val.multiple,
+            slide_from=val.slide_from,
+            combine=val.combine,
+        )
+    except ValueError as error:
+        raise ConfigError(f"val: {error}") from error
 
 
 def build_validation(

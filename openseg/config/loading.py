@@ -5,6 +5,7 @@ A string option takes its word as it is written: `run.folder=007` is "007", not 
 """
 
 import difflib
+import os.path
 import types
 import typing
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ Assignment = tuple[str, Any, str]  # key, value, where it was written
 
 _TYPES = fields_of()
 _SECTIONS = {key.rpartition(".")[0] for key in _TYPES} - {""}
+_PATHS = (  # options that name a file or a folder: ~ is the home there
+    *("model.weights", "data.root", "data.train_list", "data.val_list", "data.offsets"),
+    *("run.folder", "run.resume"),
+)
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -58,8 +63,17 @@ def _build(assignments: typing.Iterable[Assignment], source: str) -> Config:
         config = typing.cast(Config, OmegaConf.to_object(tree))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{source}: {_first_line(error)}") from error
+    _expand_home(config)
     check(config)
     return config
+
+
+def _expand_home(config: Config) -> None:
+    """No shell does it in the middle of a word, as in data.root=~/camvid."""
+    for section, _, name in (key.partition(".") for key in _PATHS):
+        path = getattr(getattr(config, section), name)
+        if path is not None:
+            setattr(getattr(config, section), name, os.path.expanduser(path))
 
 
 def to_yaml(config: Config) -> str:

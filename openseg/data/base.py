@@ -15,6 +15,7 @@ from openseg.errors import DataError
 
 Color = tuple[int, int, int]
 IGNORE_INDEX = 255
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of Pillow
 _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits a channel
 
 
@@ -40,6 +41,13 @@ class DatasetInfo:
                 f"{self.name}: {len(self.classes)} classes; expected 1 to {IGNORE_INDEX}, "
                 "because label maps are uint8 and 255 means ignore"
             )
+        for index, name in enumerate(self.classes):
+            first = self.classes.index(name)
+            if first != index:
+                raise DataError(
+                    f"{self.name}: the classes {first} and {index} are both called {name!r}; "
+                    "expected a name of its own for each class: rename one of them"
+                )
         if len(self.palette) != len(self.classes):
             raise DataError(
                 f"{self.name}: {len(self.palette)} colours for {len(self.classes)} classes; "
@@ -79,7 +87,8 @@ class Dataset(Protocol):
 def open_image(path: str | Path) -> np.ndarray:
     """Read an 8-bit image as uint8 [H, W, 3] RGB, upright (its EXIF orientation is applied).
 
-    Raises DataError for a file that is missing, damaged, no image, or deeper than 8 bits a channel.
+    Raises DataError for a file that is missing, damaged, no image, too large for Pillow, or deeper
+    than 8 bits a channel.
     """
     try:
         with Image.open(path) as image:
@@ -89,7 +98,7 @@ def open_image(path: str | Path) -> np.ndarray:
                     "expected 8-bit grey or RGB: convert it first"
                 )
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
 
 
@@ -97,6 +106,12 @@ def unreadable(path: str | Path, error: Exception) -> DataError:
     """The error for an image or label file that Pillow cannot read."""
     if not Path(path).is_file():
         return DataError(f"{path}: there is no such file; check the path")
+    if isinstance(error, Image.DecompressionBombError):
+        size_and_limit = str(error).partition(",")[0]
+        return DataError(
+            f"{path}: the image is too large for Pillow ({size_and_limit}); scale it down or cut "
+            "it into parts, or, if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS from Python"
+        )
     return DataError(
         f"{path}: cannot be read as an image ({error}); "
         "expected a whole file of a format that Pillow knows: copy it again or remove it"

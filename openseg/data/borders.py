@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openseg.data.base import Dataset, DatasetInfo, Sample, unreadable
+from openseg.data.base import UNREADABLE, Dataset, DatasetInfo, Sample, unreadable
 from openseg.data.offset_files import read_targets
 from openseg.data.offsets import border_offsets
 from openseg.data.transforms import TrainTransform
@@ -131,7 +131,7 @@ def _open(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file:
             return np.array(file)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
 
 

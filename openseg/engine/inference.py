@@ -6,6 +6,7 @@ logits and no [B, K, H, W] tensor exists. Several scales or windows need one, as
 more than a few, whatever the number of scales.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, overload
@@ -217,8 +218,15 @@ def _check(
         raise ValueError("crop_size belongs to mode='slide', which cannot do without it")
     if stride is not None and crop_size is None:
         raise ValueError("stride belongs to mode='slide'")
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales are {tuple(scales)}; at least one, all above 0, are needed")
+    if crop_size is not None and min(crop_size) < 1:
+        raise ValueError(
+            f"crop_size, the (height, width) of a sliding window, is {crop_size}; both must be at "
+            "least 1 pixel"
+        )
+    if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise ValueError(
+            f"scales are {tuple(scales)}; at least one is needed, all finite and above 0"
+        )
     steps = zip(stride or (), crop_size or (), strict=False)
     if not all(0 < step <= side for step, side in steps):
         raise ValueError(f"stride {stride} must lie in 1..crop_size, which is {crop_size}")

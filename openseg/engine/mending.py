@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from openseg.data.base import unreadable
+from openseg.data.base import UNREADABLE, unreadable
 from openseg.engine.files import make_folder, replacing
 from openseg.errors import DataError
 
@@ -64,7 +64,7 @@ def mend_instances(source: Path, folder: Path, mending: Mending) -> np.ndarray:
 def masks_of(source: Path) -> list[str]:
     """The paths of the masks that a list names; DataError for a line or a file that cannot be."""
     try:
-        lines = source.read_text(encoding="utf-8").splitlines()
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source}: the list cannot be read ({error})") from error
     names = []
@@ -99,7 +99,7 @@ def _open(
     try:
         with Image.open(path) as file:
             mode, palette, values = file.mode, file.getpalette(), np.array(file)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
     height, width = mending.size
     if mode not in modes or values.shape != mending.size:

@@ -132,7 +132,7 @@ def _meta_of(content: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     meta = meta.get("dataset_meta", meta)
     found = {key: meta.get(key, meta.get(key.upper())) for key in ("classes", "palette")}
-    found["normalize"] = meta.get("normalize")
+    found |= {key: meta.get(key) for key in ("normalize", "flip_pairs")}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from openseg.config import Config, describe, load_config, to_yaml
-from openseg.config.loading import differences, to_plain
+from openseg.config.loading import _PATHS, differences, to_plain
 from openseg.config.schema import fields_of
 from openseg.errors import ConfigError
 
@@ -51,6 +51,22 @@ def test_the_written_config_reads_back_equal(tmp_path):
     path = write(tmp_path, "config.yaml", to_yaml(config))
     assert load_config(path) == config
     assert yaml.safe_load(to_yaml(config)) == to_plain(config)
+
+
+@pytest.mark.parametrize("key", _PATHS)
+def test_a_path_may_begin_at_the_home(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("HOME", "/home/me")
+    section, _, name = key.partition(".")
+    config = load_config("camvid/ocrnet_r18", ["data.root=there", f"{key}=~/a b"])
+    assert getattr(getattr(config, section), name) == "/home/me/a b"
+    path = write(tmp_path, "run.yaml", f"base: {SCENES}\nrun: {{folder: ~/c}}")
+    config = load_config(path, ["run.resume=auto"])
+    assert (config.run.folder, config.run.resume) == ("/home/me/c", "auto")
+
+
+def test_options_of_paths_are_known_as_such():
+    texts = {key for key, kind in fields_of().items() if kind == str | None}
+    assert texts - {"loss.class_weights_of"} == set(_PATHS)
 
 
 def test_the_written_config_forgets_what_asks_for_one_start_only():

@@ -89,6 +89,24 @@ def test_classes_come_from_a_text_file(root):
         FolderDataset(root, "train", "nowhere.txt")
 
 
+def test_text_files_may_begin_with_a_byte_order_mark(root):
+    (root / "classes.txt").write_text("road\r\ntree\r\ncar\r\n", encoding="utf-8-sig")
+    (root / "some.txt").write_text("a\nb\n", encoding="utf-8-sig")
+    dataset = FolderDataset(root, "train", only=root / "some.txt")
+    assert dataset.info.classes == CLASSES
+    assert [pair.name for pair in dataset.listing.pairs] == ["a", "b"]
+
+
+def test_a_class_name_that_comes_twice_is_refused(root):
+    (root / "classes.txt").write_text("road\n\ntree\n road\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"classes\.txt: the class 'road' stands in line 1 and again in line 4"
+    ):
+        FolderDataset(root, "train")
+    with pytest.raises(DataError, match=r"the classes 1 and 2 are both called 'tree'; .*rename"):
+        FolderDataset(root, "train", ("road", "tree", "tree"))
+
+
 def test_id_map_translates_file_values(root):
     write(root / "labels" / "train" / "a.png", label(7, 8, 0))
     write(root / "labels" / "train" / "b.png", label(7).astype(np.uint16) + 1000)
@@ -172,6 +190,16 @@ def test_damaged_file_is_named(root, kind, damage):
     )
     with pytest.raises(DataError, match=rf"{kind}/train/a\.png: cannot be read as an image"):
         FolderDataset(root, "train", CLASSES).load(0)
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("images", ".jpg"), ("labels", ".png")])
+def test_a_file_beyond_the_limit_of_pillow_is_no_damage(root, monkeypatch, kind, suffix):
+    large = {"images": image(9, 9), "labels": label(0, height=9, width=9)}[kind]
+    write(root / kind / "train" / f"b{suffix}", large)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # an error above twice as many
+    message = rf"{kind}/train/b\{suffix}: .* too large .*81 pixels.* limit of 80 .*scale it down"
+    with pytest.raises(DataError, match=message):
+        FolderDataset(root, "train", CLASSES).load(1)
 
 
 def test_sizes_that_differ(root):

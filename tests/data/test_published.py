@@ -162,6 +162,14 @@ def test_test_images_of_a_prepared_tree(tmp_path):
     assert names(Cityscapes(root, "test")) == ["bonn_0_leftImg8bit"]
 
 
+@pytest.mark.parametrize("reader", [LIP, Cityscapes])
+def test_test_images_whose_results_would_have_one_name(tmp_path, reader):
+    for folder in "ab":
+        miniature.write(tmp_path / "test" / folder / "x.png", miniature.image())
+    with pytest.raises(DataError, match=r"test/a/x\.png and .*test/b/x\.png: .* same name \(x\)"):
+        reader(tmp_path, "test")
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_lip_in_either_depth(tmp_path, twice):
     root = miniature.lip(tmp_path, twice)

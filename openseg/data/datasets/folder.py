@@ -10,7 +10,7 @@ from typing import Any
 
 from openseg.data import palettes
 from openseg.data.base import Color, DatasetInfo
-from openseg.data.datasets.listing import Listing, list_splits, match_folders, read_names
+from openseg.data.datasets.listing import Listing, list_splits, match_folders, read_class_names
 from openseg.data.datasets.paired import PairedDataset
 from openseg.errors import DataError
 
@@ -52,7 +52,7 @@ class FolderDataset(PairedDataset):
                     "classes, one a line: write it, or give them as data.classes=[…]; a published "
                     "set has its own, with data.name"
                 )
-            classes = read_names(self.root / classes)
+            classes = read_class_names(self.root / classes)
         names = tuple(classes)
         colors = palettes.voc(len(names)) if palette is None else tuple(palette)
         info = DatasetInfo(name or self.root.name, names, colors)

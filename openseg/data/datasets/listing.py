@@ -122,8 +122,17 @@ def match_folders(images: Path, labels: Path, names: Iterable[str] | None = None
 
 
 def without_labels(images: Mapping[str, Path]) -> Listing:
-    """A test split."""
-    return Listing([Pair(path.stem, path, None) for path in images.values()], [])
+    """A test split. Its names are stems, so DataError where two images, of any folder, share one:
+    what is predicted for a name is written under it."""
+    by_stem: dict[str, Path] = {}
+    for path in images.values():
+        first = by_stem.setdefault(path.stem, path)
+        if first is not path:
+            raise DataError(
+                f"{first} and {path}: their results would have the same name ({path.stem}); "
+                "rename one of them, or put them under different roots"
+            )
+    return Listing([Pair(stem, path, None) for stem, path in by_stem.items()], [])
 
 
 def list_splits(split: str, list_one: Callable[[str], Listing]) -> Listing:
@@ -151,14 +160,32 @@ def require_pairs(listing: Listing) -> None:
 
 def read_names(path: str | Path) -> list[str]:
     """The names of a text file, one a line."""
+    return [name for _, name in _numbered_names(path)]
+
+
+def read_class_names(path: str | Path) -> list[str]:
+    """`read_names`, but DataError where a name comes twice."""
+    first_lines: dict[str, int] = {}
+    for line, name in _numbered_names(path):
+        if name in first_lines:
+            raise DataError(
+                f"{path}: the class {name!r} stands in line {first_lines[name]} and again in line "
+                f"{line}; expected a name of its own for each class: rename one of them"
+            )
+        first_lines[name] = line
+    return list(first_lines)
+
+
+def _numbered_names(path: str | Path) -> list[tuple[int, str]]:
+    """The names of a text file with their lines, from 1; some editors begin it with a BOM."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
             f"{path}: the list cannot be read ({reason}); expected a text file with one name a line"
         ) from error
-    return [line.strip() for line in lines if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def keep_only(listing: Listing, list_file: str | Path) -> Listing:

@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openseg.data.base import IGNORE_INDEX, DatasetInfo, Sample, open_image, unreadable
+from openseg.data.base import (
+    IGNORE_INDEX,
+    UNREADABLE,
+    DatasetInfo,
+    Sample,
+    open_image,
+    unreadable,
+)
 from openseg.data.datasets.listing import Listing, keep_only, require_pairs
 from openseg.data.resampling import Window, resize_image, resize_label
 from openseg.errors import DataError
@@ -130,7 +137,7 @@ def open_label(path: Path) -> np.ndarray:
                     "expected one channel of class ids: convert the colours to ids first"
                 )
             return np.array(file).astype(np.uint16)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise unreadable(path, error) from error
 
 
