@@ -149,12 +149,8 @@ def _used_losses(loss: LossConfig) -> Iterator[Rule]:
     if "segfix" in loss.main:
         for key in ("class_weights", "class_weights_of", "label_smoothing", "ohem_thresh"):
             value, default = getattr(loss, key), getattr(LossConfig, key)
-            yield (
-                f"loss.{key}",
-                value,
-                value == default,
-                f"{default} beside loss.main={{segfix: 1}}",
-            )
+            expected = f"{default} beside loss.main={{segfix: 1}}"
+            yield f"loss.{key}", value, value == default, expected
 
 
 def _window_rules(config: Config) -> Iterator[Rule]:
@@ -179,8 +175,6 @@ def _above_zero(key: str, value: float | None) -> Rule:
 
 
 def _finite(key: str, value: float | None, holds: bool, expected: str) -> Rule:
-    return (
-        (key, value, False, "a finite number")
-        if value == math.inf
-        else (key, value, holds, expected)
-    )
+    if value == math.inf:
+        holds, expected = False, "a finite number"
+    return key, value, holds, expected
