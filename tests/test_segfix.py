@@ -248,7 +248,7 @@ def test_mistakes_are_named(trained, monkeypatch, tmp_path):
         run(monkeypatch, evaluate, "--checkpoint", fcn, "--segfix", fcn)
     with pytest.raises(DataError, match=r"32×24 in mode RGB given, 60×40 as .*one channel"):
         run(monkeypatch, refine, *words, segfix)
-    with pytest.raises(ConfigError, match=r"stride \(1, 3\) must lie in 1\.\.crop_size"):
+    with pytest.raises(ConfigError, match=r"\(0, 9\); both must be at least 1 pixel"):
         run(monkeypatch, refine, *words, segfix, "--slide", "0,9")
     with pytest.raises(ConfigError, match="device: 'gpu' given, auto, cpu"):
         run(monkeypatch, refine, *words, segfix, "--device", "gpu")

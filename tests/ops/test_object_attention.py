@@ -100,7 +100,7 @@ def test_compiles_without_a_break():
         ((2, 3, 4, 4), (2, 5, 4), (2, 5, 3), "agree in B and D"),
         ((2, 3, 4, 4), (1, 5, 3), (1, 5, 3), "agree in B and D"),
         ((2, 3, 4, 4), (2, 5, 3), (2, 6, 3), "agree in B and K"),
-        ((2, 3, 4, 4), (2, 0, 3), (2, 0, 3), "K is 0"),
+        ((2, 3, 4, 4), (2, 0, 3), (2, 0, 3), "need K, D, Dv >= 1"),
     ],
 )
 def test_shapes_that_do_not_fit(query, key, value, text):

@@ -104,7 +104,7 @@ def test_compiles_without_a_break():
         ((2, 3, 4), (2, 3, 4, 4), r"\[B, C, H, W\]"),
         ((2, 3, 4, 4), (2, 5, 4, 8), "agree in batch and size"),
         ((1, 3, 4, 4), (2, 5, 4, 4), "agree in batch and size"),
-        ((1, 3, 0, 4), (1, 5, 0, 4), "no pixels"),
+        ((1, 3, 0, 4), (1, 5, 0, 4), "no channels or pixels"),
     ],
 )
 def test_shapes_that_do_not_fit(features, logits, text):
