@@ -37,8 +37,8 @@ def fused_attention(attention: Operator) -> Operator:
     """By a function of [B, heads, N, C], such as SDPA, whose fused kernels want C side by side."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        pixels = query.flatten(2).permute(0, 2, 1).contiguous()
-        context = attention(pixels[:, None], key[:, None], value[:, None])
+        pixels = query.flatten(2).permute(0, 2, 1)
+        context = attention(*(t.contiguous()[:, None] for t in (pixels, key, value)))
         return context[:, 0].permute(0, 2, 1).unflatten(2, query.shape[2:])
 
     return attend
@@ -71,7 +71,7 @@ def grouped(attention: Operator) -> Operator:
     def stage(order: tuple[int, ...], *maps: Tensor) -> Tensor:
         cells = [t.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)) for t in maps]
         query, key, value = (t.permute(order).flatten(0, 2).contiguous() for t in cells)
-        context = attention(query, *(t.flatten(2).mT.contiguous() for t in (key, value)))
+        context = attention(query, key.flatten(2).mT, value.flatten(2).mT)
         turned = context.unflatten(0, [cells[2].shape[i] for i in order[:3]])
         back = [order.index(i) for i in range(6)]
         return turned.permute(back).flatten(4, 5).flatten(2, 3).contiguous()
