@@ -17,14 +17,7 @@ from openseg.build.losses import build_criterion
 from openseg.config import load_config, shipped_configs
 from openseg.config.schema import ModelConfig
 from openseg.data import ContextScenes, DatasetInfo
-from openseg.data.datasets import (
-    ade20k,
-    cityscapes,
-    coco_stuff_10k,
-    lip,
-    pascal_context,
-    pascal_voc,
-)
+from openseg.data.datasets import named_classes, pascal_context
 
 FOLDER = Path(load_config.__code__.co_filename).parents[1] / "configs"
 OWN = [name for name in shipped_configs() if name.startswith(("scenes/", "camvid/"))]
@@ -38,14 +31,9 @@ def own_folder(name, classes):
 INFOS = {
     "scenes": ContextScenes((32, 32), 1).info,
     "camvid": own_folder("camvid", 11),
-    "cityscapes": cityscapes.INFO,
-    "ade20k": ade20k.INFO,
-    "lip": lip.INFO,
-    "pascal_context": pascal_context.INFO,
-    "pascal_voc": pascal_voc.INFO,
-    "coco_stuff_10k": coco_stuff_10k.INFO,
     "mapillary": own_folder("mapillary", 65),
     "celeba": own_folder("celeba", 19),
+    **named_classes.PUBLISHED,
 }
 
 
